@@ -1,0 +1,115 @@
+"""The service, from its settings to its end: build, run, stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from flambed import __version__, access, desired, log, settings
+from flambed.aws import Aws
+from flambed.clock import Clock
+from flambed.control import Control
+from flambed.errors import ClusterConfigurationError, FlambedError
+from flambed.hands import Bench
+from flambed.journal import Journal
+from flambed.keys import KeyStore
+from flambed.outputs import Outputs
+from flambed.service import Service
+from flambed.settings import Settings
+from flambed.tasks import Tasks
+
+
+async def serve(config: Settings) -> None:
+    """Run the service until it is told to stop."""
+    emit = log.configure(config.log.format, config.log.level)
+    state = settings.state_path(config, os.environ)
+    socket = settings.socket_path(config, os.environ, os.geteuid())
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as open_:
+        journal = Journal.open(state / "journal.sqlite")
+        open_.push_async_callback(journal.close)
+        emit.emit("journal.opened", path=str(journal.path), daemon_id=journal.daemon_id)
+        aws = Aws()
+        open_.push_async_callback(aws.close)
+        bench = Bench(
+            settings=config,
+            daemon=journal.daemon_id,
+            memory=journal.memory,
+            keys=KeyStore(state),
+            outputs=Outputs(state),
+            ssh_slots=asyncio.Semaphore(config.ssh.parallel),
+        )
+        service = Service(aws=aws, bench=bench, journal=journal, clock=Clock.from_environ(os.environ), log=emit)
+        open_.push_async_callback(service.close)
+        await service.start()
+        rules = access.Rules(config.admin_group, config.creators)
+        control = Control(service, rules=rules, emit=emit.emit)
+        await control.start(socket)
+        open_.push_async_callback(control.close)
+        tasks = Tasks(lambda name, error: emit.emit("loop.crashed", error=f"{name}: {error!r}", traceback=None))
+        open_.push_async_callback(tasks.close)
+        tasks.start("forgetting", service.run())
+        emit.emit("service.started", version=__version__, state_dir=str(state))
+        await stop.wait()
+        emit.emit("service.stopping", why="signal")
+    emit.emit("service.stopped")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `flambed`; return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["lab"]:
+        return _lab(arguments[1:])
+    options = _parser().parse_args(arguments)
+    if options.command == "schema":
+        shown = {"cluster": desired.schema, "settings": settings.schema, "events": log.schema}[options.of]
+        print(json.dumps(shown(), indent=2))  # noqa: T201 - that is what was asked for
+        return 0
+    try:
+        config = settings.load(options.config, os.environ, socket=options.socket, state_dir=options.state_dir)
+        asyncio.run(serve(config))
+    except ClusterConfigurationError as error:
+        print(f"flambed: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        return 2
+    except FlambedError as error:
+        print(f"flambed: {error}", file=sys.stderr)  # noqa: T201 - the service cannot run, and this is why
+        return 1
+    return 0
+
+
+def _lab(arguments: list[str]) -> int:
+    try:
+        from flambed import lab  # noqa: PLC0415 - an extra that a bastion does not install
+    except ModuleNotFoundError as error:
+        print(f"flambed: the lab needs {error.name}: pip install 'flambed[lab]'", file=sys.stderr)  # noqa: T201
+        return 2
+    return lab.main(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flambed", description="The service. `flambectl` speaks to it.")
+    parser.add_argument("--version", action="version", version=f"flambed {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the service in the foreground")
+    run.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings; else $FLAMBED_CONFIG, else /etc/flambed/flambed.yaml"
+    )
+    run.add_argument("--state-dir", type=Path, metavar="DIR", help="where keys and journal are kept")
+    run.add_argument("--socket", type=Path, metavar="PATH", help="where the control socket is opened")
+    commands.add_parser("lab", help="run a pretend AWS with pretend hosts", add_help=False)
+    schema = commands.add_parser("schema", help="print a JSON Schema")
+    schema.add_argument("of", choices=("cluster", "settings", "events"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""AWS as the service sees it: one session, long-lived clients, and every error as a `Reason`.
+
+The SDK's own retries are off: a call is one request, and what it answered is seen by whoever asked. Retrying is decided
+in `plan`, pacing in `pacing`; nothing hides below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import aioboto3
+from botocore import exceptions as sdk
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+
+from flambed.errors import Reason, StepError
+
+FALLBACK_REGION: Final = "us-east-1"
+
+CALL_ERRORS: Final = (sdk.ClientError, sdk.BotoCoreError, ResponseParserError)
+"""Everything that a call of the SDK raises by design."""
+
+Answer = dict[str, Any]
+
+
+class Ec2(Protocol):
+    """The calls of EC2 that are used."""
+
+    async def run_instances(self, **params: Any) -> Answer: ...
+    async def describe_instances(self, **params: Any) -> Answer: ...
+    async def terminate_instances(self, **params: Any) -> Answer: ...
+    async def start_instances(self, **params: Any) -> Answer: ...
+    async def monitor_instances(self, **params: Any) -> Answer: ...
+    async def create_tags(self, **params: Any) -> Answer: ...
+    async def describe_images(self, **params: Any) -> Answer: ...
+    async def describe_instance_types(self, **params: Any) -> Answer: ...
+    async def describe_instance_type_offerings(self, **params: Any) -> Answer: ...
+    async def get_console_output(self, **params: Any) -> Answer: ...
+
+
+class CloudWatch(Protocol):
+    """The calls of CloudWatch that are used."""
+
+    async def put_metric_alarm(self, **params: Any) -> Answer: ...
+    async def describe_alarms(self, **params: Any) -> Answer: ...
+    async def delete_alarms(self, **params: Any) -> Answer: ...
+    async def put_metric_data(self, **params: Any) -> Answer: ...
+    async def get_metric_data(self, **params: Any) -> Answer: ...
+
+
+class Sqs(Protocol):
+    """The calls of SQS that are used."""
+
+    async def receive_message(self, **params: Any) -> Answer: ...
+    async def delete_message_batch(self, **params: Any) -> Answer: ...
+
+
+class Ssm(Protocol):
+    """The calls of Systems Manager that are used."""
+
+    async def get_parameters(self, **params: Any) -> Answer: ...
+
+
+class Sts(Protocol):
+    """The calls of the Security Token Service that are used."""
+
+    async def get_caller_identity(self, **params: Any) -> Answer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The clients of one region."""
+
+    ec2: Ec2
+    cloudwatch: CloudWatch
+    sqs: Sqs
+    ssm: Ssm
+    sts: Sts
+
+
+class AwsError(StepError):
+    """A call that AWS refused, or that did not reach it.
+
+    Attributes:
+        reason: what it means for the caller.
+        code: AWS's own code, or the name of the SDK's error.
+        message: the call, AWS's words, and what to do where that is known.
+        words: AWS's own words alone.
+        action: the call, as AWS names it, such as RunInstances.
+    """
+
+    def __init__(self, reason: Reason, code: str, words: str, action: str) -> None:
+        advice = _ADVICE.get(reason)
+        super().__init__(reason, code, f"{action}: {words}" + (f" ({advice})" if advice else ""))
+        self.words = words
+        self.action = action
+
+
+_ADVICE: Final[Mapping[Reason, str]] = {
+    Reason.NOT_PERMITTED: "check the service's credentials and their permissions: `flambectl doctor`",
+    Reason.QUOTA: "ask AWS for a higher quota, or terminate what is not needed",
+    Reason.NO_CAPACITY: "asked for again; another zone's subnet or another instance type may have some",
+    Reason.PROTECTED: "switch its termination protection off if it is really to end",
+}
+
+_CODES: Final[Mapping[Reason, frozenset[str]]] = {
+    Reason.THROTTLED: frozenset({
+        "RequestLimitExceeded", "EC2ThrottledException", "RequestThrottled", "TooManyRequestsException", "SlowDown",
+    }),
+    Reason.TRANSIENT: frozenset({
+        "InternalError", "InternalFailure", "InternalServiceFault", "InternalServerError", "ServerInternal",
+        "Unavailable", "ServiceUnavailable", "ConcurrentTagAccess", "IncorrectInstanceState", "IncorrectState",
+        "RequestTimeout", "RequestTimeoutException",
+    }),
+    Reason.NO_CAPACITY: frozenset({
+        "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "InsufficientFreeAddressesInSubnet",
+        "InsufficientVolumeCapacity", "VolumeTypeNotAvailableInZone", "UnfulfillableCapacity", "SpotMaxPriceTooLow", "Unsupported",
+    }),
+    Reason.QUOTA: frozenset({
+        "VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "VolumeLimitExceeded",
+        "MaxIOPSLimitExceeded", "LimitExceeded", "LimitExceededException", "LimitExceededFault",
+    }),
+    Reason.NOT_PERMITTED: frozenset({
+        "UnauthorizedOperation", "AuthFailure", "AccessDenied", "AccessDeniedException", "OptInRequired", "PendingVerification",
+        "Blocked", "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException", "RequestExpired",
+        "SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature", "MissingAuthenticationToken", "NotAuthorized",
+    }),
+    Reason.BAD_REQUEST: frozenset({
+        "MissingParameter", "TagPolicyViolation", "TagLimitExceeded", "ValidationError", "ValidationException", "UnknownParameter",
+        "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist",
+    }),
+    Reason.NOT_FOUND_YET: frozenset({"InvalidInstanceID.NotFound", "InvalidVolume.NotFound", "InvalidNetworkInterfaceID.NotFound"}),
+    Reason.GONE: frozenset({"IdempotentInstanceTerminated", "ResourceNotFound", "ResourceNotFoundException"}),
+    Reason.PROTECTED: frozenset({"OperationNotPermitted"}),
+    Reason.MISMATCH: frozenset({"IdempotentParameterMismatch"}),
+}  # fmt: skip
+"""AWS's codes by what they mean for us. A new code goes here, and nowhere else."""
+
+_MOST_WORDS: Final = 1_000
+
+_REASONS: Final[Mapping[str, Reason]] = {code: reason for reason, codes in _CODES.items() for code in codes}
+
+_NO_CREDENTIALS: Final = (
+    sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError, sdk.TokenRetrievalError,
+    sdk.NoAuthTokenError, sdk.MetadataRetrievalError, sdk.RefreshWithMFAUnsupportedError, sdk.SSOError,
+    sdk.ProfileNotFound, sdk.UnknownCredentialError,
+)  # fmt: skip
+
+_NETWORK: Final = (sdk.ConnectionError, sdk.HTTPClientError, sdk.IncompleteReadError, ResponseParserError)
+
+
+def code_of(error: Exception) -> str:
+    """Return AWS's code of an error, or the SDK's name for it."""
+    if isinstance(error, sdk.ClientError):
+        return str(error.response.get("Error", {}).get("Code") or "Unknown")
+    return type(error).__name__
+
+
+def reason_of(error: Exception) -> Reason:
+    """Return what an error of `CALL_ERRORS` means for the caller."""
+    if isinstance(error, sdk.ClientError):
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+        return _reason_of_code(code_of(error), status)
+    if isinstance(error, _NO_CREDENTIALS):
+        return Reason.NOT_PERMITTED
+    return Reason.TRANSIENT if isinstance(error, _NETWORK) else Reason.BAD_REQUEST
+
+
+def _reason_of_code(code: str, status: int) -> Reason:
+    if (known := _REASONS.get(code)) is not None:
+        return known
+    if code.startswith("Throttling"):
+        return Reason.THROTTLED
+    # Where AWS names no code that is known, its own faults (5xx) may pass by themselves, and ours (4xx) never do.
+    return Reason.TRANSIENT if status >= 500 else Reason.BAD_REQUEST
+
+
+def as_aws_error(error: Exception, action: str) -> AwsError:
+    """Return an error of `CALL_ERRORS` as ours; its words are cut, for AWS encodes pages into some."""
+    words = str(error)
+    if isinstance(error, sdk.ClientError):
+        words = str(error.response.get("Error", {}).get("Message") or words)
+    return AwsError(reason_of(error), code_of(error), words[:_MOST_WORDS], action)
+
+
+class Aws:
+    """One session for the whole service, and one set of clients a region. Close it when the service ends."""
+
+    def __init__(self, session: aioboto3.Session | None = None) -> None:
+        self._session = session if session is not None else aioboto3.Session()
+        self._clients: dict[str, Clients] = {}
+        self._stack = AsyncExitStack()
+
+    @property
+    def default_region(self) -> str:
+        """The locally configured region, else us-east-1 (S09)."""
+        return str(self._session.region_name or FALLBACK_REGION)
+
+    async def clients(self, region: str) -> Clients:
+        """Return the clients of a region; they are made once.
+
+        Raises:
+            AwsError: there is no such region, or the local configuration cannot be used.
+        """
+        if region not in self._clients:
+            names = ("ec2", "cloudwatch", "sqs", "ssm", "sts")
+            try:
+                made = [await self._stack.enter_async_context(self._client(name, region)) for name in names]
+            except CALL_ERRORS as error:
+                raise as_aws_error(error, f"opening region {region}") from error
+            self._clients.setdefault(region, Clients(*made))
+        return self._clients[region]
+
+    def _client(self, name: str, region: str) -> Any:
+        config = Config(
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            connect_timeout=5,
+            # Launching a thousand takes EC2 many seconds; a long poll of SQS takes 20.
+            read_timeout=60,
+            max_pool_connections=50,
+            tcp_keepalive=True,
+            user_agent_extra="flambed",
+        )
+        return self._session.client(name, region_name=region, config=config)
+
+    async def close(self) -> None:
+        """Close all clients and their connections."""
+        self._clients.clear()
+        await self._stack.aclose()

@@ -1,0 +1,390 @@
+"""Every event that the log can hold. Adding one is one entry here; docs/events.md is made from it.
+
+An event with a `fact` is told by the loop for every fact of that kind that it journals; the fields are taken from the
+fact, so what is not named here is not logged: no set-up command, no user data, no tag, no key. The others are the
+service's own and are told where they happen, with `Log.emit`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flambed.eventkind import (
+    EventKind,
+    Field,
+    Level,
+    flag,
+    named_texts,
+    named_wholes,
+    number,
+    text,
+    texts,
+    time,
+    trace,
+    whole,
+)
+from flambed.observed import facts
+from flambed.observed.facts import Fact
+
+_BY: Final = whole("the uid of the caller")
+_REGION: Final = text("the AWS region")
+_REASON: Final = text("why, in flambed's words, for example throttled or no_capacity")
+_CODE: Final = text("why, in the word of AWS or of the SSH library")
+_MESSAGE: Final = text("the whole message")
+_FAILURE: Final = {"reason": _REASON, "code": _CODE, "message": _MESSAGE}
+_CRASH: Final = {
+    "error": text("the exception, its type and message"),
+    "traceback": trace("where it happened", optional=True),
+}
+_DIGEST: Final = text("what stands for its content: another digest, another content")
+_COMMAND: Final = {
+    "number": whole("which set-up command, counting from 0"),
+    "attempt": whole("which attempt"),
+}
+
+
+def _ids(fact: Any) -> list[str]:
+    return [seen.id for seen in fact.instances]
+
+
+def _stage(stage: str, level: Level, doc: str) -> EventKind:
+    fields: dict[str, Field] = {
+        "role": text("Orchestrator or Factory", optional=True),
+        "name": text("the instance's name", optional=True),
+        "was": text("the stage before", optional=True),
+        "reason": text("why", optional=True),
+    }
+    return EventKind(f"instance.{stage}", level, doc, fields)
+
+
+_KINDS: Final = (
+    # --- what people asked for
+    EventKind(
+        "cluster.up_requested", "info", "Somebody described the cluster as it shall be.",
+        {
+            "name": text("the cluster's name", "desired.name"),
+            "creator": text("its creator", "desired.creator"),
+            "region": _REGION,
+            "factories": whole("how many factories are wanted", "desired.factories_num"),
+            "owner": whole("the uid that owns the cluster"),
+            "by": _BY,
+            "may_adopt": flag("whether instances may be taken over that this service did not launch"),
+            "shrink": flag("whether surplus factories are to be terminated"),
+        },
+        facts.UpRequested,
+    ),
+    EventKind("cluster.down_requested", "info", "Somebody gave the cluster back.", {"by": _BY}, facts.DownRequested),
+    EventKind(
+        "cluster.retry_requested", "info", "Somebody wants failed hosts tried again.",
+        {"by": _BY, "instances": texts("which ones; none named: all that failed")},
+        facts.RetryRequested,
+    ),
+    EventKind(
+        "cluster.hold_placed", "info", "Somebody keeps idle termination off for a while.",
+        {"by": _BY, "until": time("when the hold ends by itself"), "why": text("the reason that was given")},
+        facts.HoldPlaced,
+    ),
+    EventKind("cluster.hold_released", "info", "Somebody ended the hold.", {"by": _BY}, facts.HoldReleased),
+    # --- clusters as a whole
+    EventKind("cluster.resumed", "info", "The service came up and goes on with this cluster.", fact=facts.ServiceStarted),
+    EventKind(
+        "cluster.phase_changed", "info", "The cluster as a whole is in another phase, or in it for another reason.",
+        {
+            "phase": text("converging, ready, degraded, failed, stopping or gone"),
+            "reason": text("why", optional=True),
+        },
+        facts.PhaseChanged,
+    ),
+    EventKind(
+        "cluster.surveyed", "debug", "All instances with the cluster's tags were looked up.",
+        {
+            "states": named_wholes(
+                "how many are in each state of EC2", lambda fact: Counter(seen.state for seen in fact.instances)
+            ),
+            "began": time("when the look began"),
+        },
+        facts.ClusterSurveyed,
+    ),
+    # --- actions
+    EventKind(
+        "action.began", "debug", "Actions were started.",
+        {"actions": texts("each with what it is about", lambda fact: [f"{key.kind} {key.subject}".rstrip() for key in fact.keys])},
+        facts.ActionsBegan,
+    ),
+    EventKind(
+        "action.ended", "debug", "An action did what it was for.",
+        {"subject": text("the instance, client token or role that it was about", "key.subject")},
+        facts.ActionEnded,
+    ),
+    EventKind(
+        "action.failed", "warning", "An action did not do what it was for; it is tried again where that can help.",
+        {"subject": text("the instance, client token or role that it was about", "key.subject"), **_FAILURE},
+        facts.ActionFailed,
+    ),
+    # --- launching
+    EventKind(
+        "launch.prepared", "info", "The images and instance types of a launch are known, and fit.",
+        {
+            "images": named_texts("by role", lambda fact: {spec.role: spec.image.id for spec in fact.specs}),
+            "types": named_texts("by role", lambda fact: {spec.role: spec.type for spec in fact.specs}),
+        },
+        facts.LaunchPrepared,
+    ),
+    EventKind(
+        "launch.intended", "info", "A call of RunInstances was written down and is about to be made.",
+        {
+            "token": text("the client token of the call"),
+            "role": text("Orchestrator or Factory", "spec.role"),
+            "count": whole("how many instances are asked for", "spec.count"),
+            "type": text("their type", "spec.type"),
+            "image": text("their image", "spec.image.id"),
+        },
+        facts.LaunchIntended,
+    ),
+    EventKind(
+        "launch.answered", "info", "RunInstances created instances, maybe fewer than were asked for.",
+        {"token": text("the client token of the call"), "instances": texts("their ids", _ids)},
+        facts.LaunchAnswered,
+    ),
+    EventKind(
+        "launch.abandoned", "warning", "A call of RunInstances is not made again; it created nothing.",
+        {"token": text("the client token of the call"), "why": text("the reason")},
+        facts.LaunchAbandoned,
+    ),
+    # --- instances
+    EventKind(
+        "instance.state_notified", "info", "EC2 sent word that an instance changed its state.",
+        {"state": text("EC2's word for the state")},
+        facts.StateNotified,
+    ),
+    EventKind(
+        "instance.interruption_notified", "warning", "EC2 is going to take a spot instance back, or would like to.",
+        {"notice": text("what EC2 is going to do", "action")},
+        facts.InterruptionNotified,
+    ),
+    EventKind(
+        "instance.described", "info", "EC2 was asked how instances are.",
+        {
+            "states": named_texts("EC2's word by id", lambda fact: {seen.id: seen.state for seen in fact.instances}),
+            "reasons": named_texts(
+                "EC2's reason by id, where it gave one",
+                lambda fact: {seen.id: seen.why for seen in fact.instances if seen.why is not None},
+            ),
+            "missing": texts("the ids that EC2 does not know"),
+        },
+        facts.InstancesDescribed,
+    ),
+    EventKind(
+        "instance.tagged", "debug", "An instance and its volumes carry their tags and name.", {"digest": _DIGEST},
+        facts.InstanceTagged,
+    ),
+    EventKind(
+        "instance.termination_accepted", "info", "EC2 took the request to terminate instances; they are not gone yet.",
+        {"instances": texts("their ids")},
+        facts.TerminationAccepted,
+    ),
+    EventKind(
+        "instance.start_accepted", "info", "EC2 took the request to start stopped instances.",
+        {"instances": texts("their ids")},
+        facts.StartAccepted,
+    ),
+    _stage("requested", "info", "An instance was asked for."),
+    _stage("pending", "info", "An instance exists and boots."),
+    _stage("running", "info", "An instance runs; its protection is put in place, and its host is connected to."),
+    _stage("reachable", "info", "A host let us in over SSH."),
+    _stage("setting_up", "info", "The set-up commands of a host run."),
+    _stage("ready", "info", "A host is set up."),
+    _stage("failed", "warning", "A host cannot be used; `flambectl why` says more, `flambectl retry` tries it again."),
+    _stage("stopping", "info", "An instance is being terminated, or stops by itself."),
+    _stage("gone", "info", "An instance is terminated."),
+    EventKind(
+        "instance.termination_overdue", "error", "An instance should be gone by now and is not: it costs money.",
+        {"seconds": number("for how long termination has been asked for"), "message": _MESSAGE},
+    ),
+    # --- hosts and their set-up
+    EventKind(
+        "host.key_learned", "info", "A host's public key is known from a source that vouches for it.",
+        {"source": text("user_data, console or person")},
+        facts.HostKeyLearned,
+    ),
+    EventKind("host.reached", "info", "The first login to a host over SSH.", fact=facts.HostReached),
+    EventKind(
+        "host.informed", "debug", "A host has the cluster's description.", {"digest": _DIGEST}, facts.HostInformed
+    ),
+    EventKind(
+        "host.given_up", "warning", "A host could not be set up by its deadline; `flambectl retry` tries it again.",
+        {"reason": _REASON, "message": _MESSAGE},
+        facts.HostGivenUp,
+    ),
+    EventKind("host.became_busy", "info", "A host's CPU went over its threshold.", fact=facts.BecameBusy),
+    EventKind(
+        "host.became_idle", "info", "A host's CPU fell under its threshold.",
+        {"since": time("its last busy minute")},
+        facts.BecameIdle,
+    ),
+    EventKind(
+        "setup.command_started", "info", "A set-up command runs on a host, or was found running.", _COMMAND,
+        facts.CommandStarted,
+    ),
+    EventKind(
+        "setup.command_ended", "info", "A set-up command ended; `flambectl logs` shows what it printed.",
+        {**_COMMAND, "code": whole("its exit code")},
+        facts.CommandEnded,
+    ),
+    EventKind("setup.done", "info", "All set-up commands of a host ended well.", {"digest": _DIGEST}, facts.SetupDone),
+    # --- protection
+    EventKind(
+        "protection.alarm_armed", "info", "CloudWatch acknowledged the alarm that ends an idle instance.",
+        {"digest": _DIGEST},
+        facts.AlarmArmed,
+    ),
+    EventKind(
+        "protection.alarm_lacking", "warning", "The alarm of an instance could not be put, or was changed by others.",
+        _FAILURE,
+        facts.AlarmLacking,
+    ),
+    EventKind("protection.alarm_removed", "info", "An instance has no alarm any more.", fact=facts.AlarmRemoved),
+    EventKind(
+        "protection.points_seeded", "info", "Fake CPU points of an instance can be read: its alarm's clock starts anew.",
+        {"policy": text("the digest of the policy that they stand for")},
+        facts.PointsSeeded,
+    ),
+    EventKind(
+        "protection.lacking", "warning", "Nothing would end this instance if it were idle, and something should.",
+        {"seconds": number("for how long"), "message": _MESSAGE},
+    ),
+    EventKind(
+        "protection.namespace_refused", "warning",
+        "CloudWatch takes no points under AWS/: alarms watch Flambed/EC2, and need the service to end an instance.",
+        {"region": _REGION, "code": _CODE, "message": _MESSAGE},
+    ),
+    EventKind(
+        "protection.points_failed", "warning", "Points that hold alarms off could not be written; it is tried again.",
+        {"region": _REGION, "instances": whole("how many instances they are for"), **_FAILURE},
+    ),
+    # --- regions and AWS
+    EventKind(
+        "region.opened", "info", "The service begins to work in a region.",
+        {"region": _REGION, "queue": flag("whether a queue brings its events; else Describe calls do")},
+    ),
+    EventKind(
+        "region.queue_unreachable", "warning", "The queue cannot be read: changes are noticed later, by Describe calls.",
+        {"region": _REGION, "code": _CODE, "message": _MESSAGE},
+    ),
+    EventKind("region.queue_recovered", "info", "The queue can be read again.", {"region": _REGION}),
+    EventKind(
+        "region.message_unreadable", "warning", "A message of the queue is no event, and was deleted.",
+        {"region": _REGION, "error": text("what is wrong with it"), "body": text("how it begins")},
+    ),
+    EventKind(
+        "region.message_unknown", "debug", "An event of the queue is of a kind that concerns no cluster.",
+        {"region": _REGION, "source": text("who sent it"), "kind": text("its detail-type")},
+    ),
+    EventKind(
+        "region.survey_failed", "warning", "What exists in a region could not be looked up; it is tried again.",
+        {"region": _REGION, "code": _CODE, "message": _MESSAGE},
+    ),
+    EventKind(
+        "region.survey_done", "debug", "What exists in a region was looked up.",
+        {"region": _REGION, "instances": whole("how many were seen"), "clusters": whole("of how many clusters")},
+    ),
+    EventKind(
+        "aws.throttled", "warning", "AWS refused a call because there were too many; it is made again, later.",
+        {"region": _REGION, "call": text("its name, as RunInstances")},
+    ),
+    EventKind(
+        "aws.call_failed", "debug", "A call to AWS failed.",
+        {"region": _REGION, "call": text("its name, as RunInstances"), **_FAILURE},
+    ),
+    # --- the service itself
+    EventKind(
+        "service.started", "info", "The service is up.",
+        {"version": text("flambed's version"), "state_dir": text("where its state is kept")},
+    ),
+    EventKind(
+        "service.configured", "info", "These settings apply.",
+        {"source": text("the settings file; null: built-in defaults", optional=True),
+         "settings": named_texts("each setting by its dotted name")},
+    ),
+    EventKind("service.stopping", "info", "The service was asked to stop; clusters go on.", {"why": text("who asked")}),
+    EventKind("service.stopped", "info", "The service ended in order."),
+    EventKind("control.listening", "info", "The control socket is open.", {"path": text("where it is")}),
+    EventKind(
+        "control.request_refused", "info", "A request on the control socket was refused.",
+        {
+            "uid": whole("the caller's", optional=True),
+            "method": text("HTTP method"),
+            "path": text("HTTP path"),
+            "status": whole("HTTP status"),
+            "code": text("the code of the answer"),
+            "message": _MESSAGE,
+        },
+    ),
+    EventKind(
+        "control.request_failed", "error", "A request on the control socket met a bug of flambed's: please report it.",
+        {"method": text("HTTP method"), "path": text("HTTP path"), **_CRASH},
+    ),
+    EventKind(
+        "journal.opened", "info", "The journal is open.",
+        {"path": text("where it is"), "daemon_id": text("the random id of this service")},
+    ),
+    EventKind(
+        "journal.replayed", "info", "The journal was read back.",
+        {
+            "entries": whole("how many facts"),
+            "clusters": whole("of how many clusters"),
+            "seconds": number("how long it took"),
+            "unknown": named_wholes("facts of kinds that only a newer version knows: kept, and not acted on"),
+        },
+    ),
+    EventKind(
+        "journal.failed", "error", "The journal could not be written: nothing new is begun until it can.",
+        {"message": _MESSAGE},
+    ),
+    EventKind(
+        "loop.decided", "debug", "A cluster's loop decided what to do.",
+        {
+            "actions": texts("what is done now"),
+            "wake_at": time("when it decides again, if nothing happens before", optional=True),
+        },
+    ),
+    EventKind(
+        "loop.crashed", "error", "A cluster's loop met a bug of flambed's: please report it. It is started again.", _CRASH
+    ),
+    EventKind(
+        "step.crashed", "error", "A step met a bug of flambed's: please report it. It is tried again.",
+        {"step": text("which one"), "pause": number("seconds until then", optional=True), **_CRASH},
+    ),
+    EventKind(
+        "library.message", "warning", "A library had something to say.",
+        {
+            "logger": text("which one"),
+            "message": _MESSAGE,
+            "traceback": trace("where it happened", optional=True),
+        },
+    ),
+    EventKind(
+        "log.undeclared", "warning", "The log was given something that its catalogue does not declare: please report it.",
+        {"of": text("the event"), "problems": texts("what was wrong")},
+    ),
+)  # fmt: skip
+
+CATALOGUE: Final[Mapping[str, EventKind]] = {kind.name: kind for kind in _KINDS}
+"""Every kind of event, by its name."""
+
+_OF_FACT: Final[Mapping[type[Fact], EventKind]] = {kind.fact: kind for kind in _KINDS if kind.fact is not None}
+
+
+def event_of(fact: Fact) -> tuple[str, dict[str, object]]:
+    """Return the name of the event that tells a fact, and its own fields, not cleaned yet (see `EventKind.clean`)."""
+    kind = _OF_FACT[type(fact)]
+    return kind.name, kind.taken(fact)
+
+
+def ids_of(fact: Fact) -> dict[str, str | None]:
+    """Return the instance and the kind of action that a fact is about, where it is about one."""
+    key: facts.Key | None = getattr(fact, "key", None)
+    subject = key.subject if key is not None and key.subject.startswith("i-") else None
+    return {"instance": getattr(fact, "instance", subject), "action": key.kind if key is not None else None}

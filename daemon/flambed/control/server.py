@@ -1,0 +1,232 @@
+"""The server of the control API: its paths and its life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from aiohttp import web
+
+from flambed import durations
+from flambed.access import Caller, Rules
+from flambed.control import answers, openapi, requests, unixsocket
+from flambed.control.answers import Emit
+from flambed.control.requests import Query, UnreadableError
+from flambed.control.service import Service
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+HEARTBEAT: Final = 15.0  # seconds between signs of life on a quiet stream
+STOP_SECONDS: Final = 10.0  # for requests under way when the service stops
+
+
+class Control:
+    """The server of the API.
+
+    Args:
+        service: what it serves.
+        rules: who may take all clusters down at once.
+        emit: logs `control.*` events.
+        heartbeat: seconds between signs of life on a quiet stream.
+    """
+
+    def __init__(self, service: Service, *, rules: Rules, emit: Emit, heartbeat: float = HEARTBEAT) -> None:
+        self._service = service
+        self._rules = rules
+        self._emit = emit
+        self._heartbeat = heartbeat
+        self._closing = asyncio.Event()
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._runner: web.AppRunner | None = None
+        self._bound: tuple[Path, int] | None = None
+        self._openapi = openapi.document()
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Return everything that is served: method, path, handler."""
+        cluster = "/v1/clusters/{ref}"
+        return [
+            ("GET", "/v1/clusters", self._list),
+            ("DELETE", "/v1/clusters", self._down_all),
+            ("GET", cluster, self._status),
+            ("PUT", cluster, self._up),
+            ("DELETE", cluster, self._down),
+            ("POST", f"{cluster}/hold", self._hold),
+            ("POST", f"{cluster}/release", self._release),
+            ("POST", f"{cluster}/retry", self._retry),
+            ("GET", f"{cluster}/logs", self._logs),
+            ("GET", f"{cluster}/why", self._why),
+            ("GET", f"{cluster}/ssh", self._ssh),
+            ("GET", "/v1/events", self._events),
+            ("GET", "/v1/instances", self._instances),
+            ("GET", "/v1/doctor", self._doctor),
+            ("GET", "/v1/health", self._health),
+            ("GET", "/v1/openapi.json", self._describe),
+        ]
+
+    # --- its life ------------------------------------------------------------------------------------------------
+
+    async def start(self, where: Path | int) -> None:
+        """Open a socket at a path, or take over an inherited one by its file descriptor, and serve.
+
+        Raises:
+            SocketError: it cannot be opened.
+        """
+        if isinstance(where, int):
+            server = unixsocket.inherited(where)
+        else:
+            server = unixsocket.listen(where)
+            self._bound = (where, unixsocket.inode(where))
+        app = web.Application(client_max_size=requests.MOST_BYTES, middlewares=[answers.error_answers(self._emit)])
+        for method, path, handler in self.routes():
+            app.router.add_route(method, path, handler)
+        app.on_shutdown.append(self._end_streams)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=30.0,
+            logger=answers.http_logger(),
+            max_line_size=65_536,  # overrides come in the query
+            max_field_size=32_768,  # the private key comes in a header
+            shutdown_timeout=STOP_SECONDS,
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, server, backlog=128).start()
+        self._emit("control.listening", path=str(where) if isinstance(where, Path) else f"descriptor {where}")
+
+    async def close(self) -> None:
+        """Stop listening, end the streams, finish what was accepted, and remove the socket."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._changes:
+            await asyncio.wait(self._changes)
+        if self._bound is not None:
+            unixsocket.remove(*self._bound)
+            self._bound = None
+
+    async def _end_streams(self, _app: web.Application) -> None:
+        self._closing.set()
+
+    # --- requests to see something -------------------------------------------------------------------------------
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        return answers.document(self._service.clusters())
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        query = Query(request, "follow")
+        ref = request.match_info["ref"]
+        status = self._service.status(ref)
+        if query.flag("follow"):
+            return await self._stream(request, self._service.follow(ref))
+        return answers.document(status)
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        host = Query(request, "host").text("host")
+        return answers.document(self._service.logs(await requests.caller(request), request.match_info["ref"], host))
+
+    async def _why(self, request: web.Request) -> web.StreamResponse:
+        host = Query(request, "host").text("host")
+        return answers.document(self._service.why(await requests.caller(request), request.match_info["ref"], host))
+
+    async def _ssh(self, request: web.Request) -> web.StreamResponse:
+        host = Query(request, "host").text("host")
+        return answers.document(self._service.ssh(await requests.caller(request), request.match_info["ref"], host))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        query = Query(request, "cluster", "since", "follow")
+        ref, since = query.text("cluster"), query.text("since")
+        if ref is not None:
+            self._service.status(ref)  # a name that nobody knows is an error, not a silent stream
+        moment = requests.moment(since) if since is not None else None
+        return await self._stream(request, self._service.events(ref=ref, since=moment, follow=query.flag("follow")))
+
+    async def _instances(self, request: web.Request) -> web.StreamResponse:
+        query = Query(request, "creator", "host")
+        return answers.document(await self._service.instances(creator=query.text("creator"), host=query.text("host")))
+
+    async def _doctor(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        return answers.document(await self._service.doctor())
+
+    async def _health(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        health = self._service.health()
+        return answers.document(health, status=200 if health["ok"] else 503)
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        return answers.document(self._openapi)
+
+    # --- requests to change something ----------------------------------------------------------------------------
+
+    async def _up(self, request: web.Request) -> web.StreamResponse:
+        query = Query(request, "plan", "shrink", "set")
+        ref, overrides, shrink = request.match_info["ref"], query.all("set"), query.flag("shrink")
+        key = requests.private_key(request)
+        document = await requests.cluster_file(request)
+        caller = await requests.caller(request)
+        if query.flag("plan"):
+            return answers.document(
+                await self._service.plan(caller, document, ref=ref, overrides=overrides, shrink=shrink)
+            )
+        change = self._service.up(caller, document, ref=ref, overrides=overrides, key=key, shrink=shrink)
+        return answers.document(await self._carry_out(change), status=202)
+
+    async def _down(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        caller = await requests.caller(request)
+        return answers.document(
+            await self._carry_out(self._service.down(caller, request.match_info["ref"])), status=202
+        )
+
+    async def _down_all(self, request: web.Request) -> web.StreamResponse:
+        if not Query(request, "all").flag("all"):
+            raise UnreadableError("which cluster? DELETE /v1/clusters/NAME for one, /v1/clusters?all=1 for all of them")
+        caller = await requests.caller(request)
+        self._rules.check_admin(caller, "take all clusters down")
+        return answers.document(await self._carry_out(self._take_all_down(caller)), status=202)
+
+    async def _take_all_down(self, caller: Caller) -> list[dict[str, Any]]:
+        live = [cluster for cluster in self._service.clusters() if cluster["phase"] != "gone"]
+        return [await self._service.down(caller, f"{cluster['creator']}/{cluster['name']}") for cluster in live]
+
+    async def _hold(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        body = await requests.json_object(request, required=("for", "why"))
+        try:
+            seconds = durations.parse(body["for"])
+        except ValueError as error:
+            raise UnreadableError(f"'for': {error}") from None
+        change = self._service.hold(
+            await requests.caller(request), request.match_info["ref"], seconds=seconds, why=requests.words(body, "why")
+        )
+        return answers.document(await self._carry_out(change))
+
+    async def _release(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        await requests.json_object(request)
+        return answers.document(
+            await self._carry_out(self._service.release(await requests.caller(request), request.match_info["ref"]))
+        )
+
+    async def _retry(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        body = await requests.json_object(request, optional=("host",))
+        host = requests.words(body, "host") if body.get("host") is not None else None
+        change = self._service.retry(await requests.caller(request), request.match_info["ref"], host)
+        return answers.document(await self._carry_out(change), status=202)
+
+    async def _stream(self, request: web.Request, items: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+        return await answers.stream(request, items, heartbeat=self._heartbeat, closing=self._closing)
+
+    async def _carry_out(self, change: Coroutine[Any, Any, T]) -> T:
+        """Return what a change returns, and let it end even if the client goes away."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)

@@ -1,0 +1,91 @@
+"""What the service needs, looked at one by one: how it is, and what to do where it is not well."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from flambed.aws import AwsError
+from flambed.observed import survey
+from flambed.region import Region
+from flambed.settings import Settings
+
+CLOCK_SKEW = 60.0
+"""Seconds of difference to AWS's clock from which on the service ends nothing by itself."""
+
+Check = dict[str, Any]
+
+
+async def examine(settings: Settings, regions: list[Region], state_dir: Path) -> list[Check]:
+    """Return every check, those of the service first, then those of each region."""
+    found = [_state_folder(state_dir)]
+    for region in regions:
+        found += await _region(settings, region)
+    return found
+
+
+def check(name: str, ok: bool | None, message: str, advice: str | None = None) -> Check:
+    """Return one check as the control API shows it."""
+    return {"check": name, "ok": ok, "message": message, "advice": advice if ok is not True else None}
+
+
+def _state_folder(path: Path) -> Check:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    mine = path.stat().st_uid == os.geteuid()
+    ok = mine and not mode & 0o077
+    return check(
+        "state folder", ok, f"{path} has mode {mode:04o}", f"chmod 700 {path}, and have it belong to the service"
+    )
+
+
+async def _region(settings: Settings, region: Region) -> list[Check]:
+    name = region.name
+    found: list[Check] = []
+    try:
+        account = await region.account()
+    except AwsError as error:
+        advice = (
+            "give the service credentials as every AWS tool takes them: a profile, its environment, an instance role"
+        )
+        return [check(f"{name}: credentials", False, str(error), advice)]
+    found.append(check(f"{name}: credentials", True, f"account {account}"))
+    found.append(await _call(f"{name}: EC2", "DescribeInstances", lambda: survey.instances(region, creator=None)))
+    found.append(
+        await _call(
+            f"{name}: CloudWatch",
+            "DescribeAlarms",
+            lambda: region.call(region.clients.cloudwatch.describe_alarms, MaxRecords=1),
+        )
+    )
+    found.append(_queue(settings, region))
+    ahead = region.offset
+    skewed = abs(ahead) > CLOCK_SKEW
+    advice = "set this machine's clock (chrony or systemd-timesyncd): until then nothing is ended by the service itself"
+    found.append(check(f"{name}: clock", not skewed, f"AWS's clock is {ahead:+.0f} s ahead of this machine's", advice))
+    mode = "refused: points go to Flambed/EC2" if region.keeper.own_metric else "not known to be refused"
+    found.append(check(f"{name}: points in AWS/EC2", True, mode))
+    return found
+
+
+async def _call(name: str, action: str, call: Callable[[], Awaitable[object]]) -> Check:
+    try:
+        await call()
+    except AwsError as error:
+        return check(name, False, str(error), f"allow {action} to the service's role")
+    return check(name, True, f"{action} is permitted")
+
+
+def _queue(settings: Settings, region: Region) -> Check:
+    name = f"{region.name}: events"
+    if region.name not in settings.events.queues:
+        advice = f"make a queue with EC2's state changes and name it in the settings: events.queues.{region.name}"
+        return check(name, None, "no queue: changes are noticed later, by Describe calls", advice)
+    assert region.inbox is not None, "a region with a queue reads it"
+    if region.inbox.trouble is None:
+        return check(name, True, "the queue is being read")
+    return check(
+        name, False, f"the queue cannot be read: {region.inbox.trouble}", "allow sqs:ReceiveMessage and DeleteMessage"
+    )

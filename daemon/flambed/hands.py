@@ -1,0 +1,174 @@
+"""One cluster's hands: each action of the plan, performed with the region, the hosts and the state folder.
+
+Nothing is decided here. A step returns what it found as facts; what it could not do it raises, with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+
+from flambed import userdata
+from flambed.actions import Action, Describe, Find, Inform, Launch, LearnHostKey, Prepare, SetUp, Start, Tag, Terminate
+from flambed.console import host_key_of_console
+from flambed.desired import Cluster
+from flambed.errors import Reason, StepError
+from flambed.keys import KeyStore
+from flambed.observed import survey
+from flambed.observed.facts import ClusterSurveyed, Fact, HostKeyLearned, Key, LaunchPrepared, TerminationAccepted
+from flambed.observed.world import World
+from flambed.outputs import Outputs
+from flambed.region import Region
+from flambed.settings import Settings
+from flambed.ssh import Deadlines, Host, Target, connect_when_up
+from flambed.steps import launch, retire, setup
+from flambed.tags import tags_of
+
+Emit = Callable[[Fact], None]
+
+SHORTEST_REACH = 10.0
+"""Seconds that a host is given to answer, however late it is."""
+
+INFORM_DEADLINE = 60.0
+"""Seconds in which a ready host has to be reached to be told of a change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all clusters of the service share, whatever their region."""
+
+    settings: Settings
+    daemon: str  # the id of this service
+    memory: MutableMapping[str, str]  # what the regions' keepers know after a restart
+    keys: KeyStore
+    outputs: Outputs
+    ssh_slots: asyncio.Semaphore  # how many hosts are connected to at the same time
+
+
+class Hands:
+    """Performs the actions of one cluster; see `loop.Outside`."""
+
+    def __init__(self, cluster_id: str, region: Region, bench: Bench) -> None:
+        self._cluster_id = cluster_id
+        self._region = region
+        self._bench = bench
+
+    async def perform(self, action: Action, world: World, emit: Emit) -> Mapping[Key, StepError]:
+        """Perform an action; return what failed of a batch, by key.
+
+        Raises:
+            StepError: all of it failed, as may be expected.
+        """
+        assert world.desired is not None, "nothing is done before the first `up`"
+        region, desired = self._region, world.desired
+        match action:
+            case Find():
+                found, began = await survey.find(region, desired.creator, desired.name)
+                emit(ClusterSurveyed(at=region.clock.now(), instances=found, began=began))
+            case Prepare():
+                emit(await self._prepare(action, desired))
+            case Launch():
+                await self._launch(action, world, emit)
+            case Describe(instances):
+                emit(await survey.describe(region, instances, desired.identity))
+            case Tag():
+                emit(await launch.tag(region, desired, action.instance, action.volumes, action.tags, action.digest))
+            case Start(instances):
+                emit(await launch.start(region, desired, instances))
+            case LearnHostKey():
+                await self._learn(action, desired, emit)
+            case SetUp():
+                await self._set_up(action, desired, emit)
+            case Inform():
+                await self._inform(action, desired, emit)
+            case Terminate(instances):
+                return await self._terminate(instances, desired, emit)
+            case _:
+                raise AssertionError(f"there is no step for {action!r}")
+        return {}
+
+    async def _prepare(self, action: Prepare, desired: Cluster) -> LaunchPrepared:
+        fact = await launch.prepare(self._region, desired, action.roles)
+        keys = self._bench.keys
+        pair = await asyncio.to_thread(keys.host_key, self._cluster_id)
+        text = userdata.build(host_key_private=pair.private, host_key_public=pair.public, user_data=desired.user_data)
+        digest = await asyncio.to_thread(keys.keep_user_data, self._cluster_id, text)
+        return replace(fact, specs=tuple(replace(spec, user_data=digest) for spec in fact.specs))
+
+    async def _launch(self, action: Launch, world: World, emit: Emit) -> None:
+        desired = world.intents[action.token].desired
+        tags = tags_of(
+            desired,
+            action.spec.role,
+            launch.creation_name(desired, action.spec.role),
+            cluster_id=world.cluster_id,
+            daemon=self._bench.daemon,
+            owner=world.owner,
+        )
+        keys = self._bench.keys
+        text = await asyncio.to_thread(keys.user_data, self._cluster_id, action.spec.user_data)
+        emit(await launch.launch(self._region, desired, action.spec, action.token, tags, text))
+
+    async def _learn(self, action: LearnHostKey, desired: Cluster, emit: Emit) -> None:
+        text = await launch.console(self._region, desired, action.instance)
+        key = host_key_of_console(text)
+        if key is None:
+            message = f"the console of {action.instance} shows no host key yet; EC2 shows it some minutes after a boot"
+            raise StepError(Reason.HOST_KEY_UNKNOWN, "NoHostKey", message)
+        now = self._region.clock.now()
+        emit(HostKeyLearned(at=now, instance=action.instance, public_key=key, source="console"))
+
+    async def _set_up(self, action: SetUp, desired: Cluster, emit: Emit) -> None:
+        clock = self._region.clock
+        work = setup.SetupWork(
+            cluster_id=self._cluster_id,
+            instance=action.instance,
+            target=await self._target(action.address, action.host_key, desired),
+            commands=action.commands,
+            first=action.first,
+            attempt=action.attempt,
+            digest=action.digest,
+            timeout=desired.setup.timeout,
+            deadline=max(clock.real(action.reach_by - clock.now()), SHORTEST_REACH),
+            description=action.description,
+            description_digest=action.description_digest,
+        )
+        async with self._bench.ssh_slots:
+            await setup.set_up(work, emit=emit, now=clock.now, connect=self._connect, outputs=self._bench.outputs)
+
+    async def _inform(self, action: Inform, desired: Cluster, emit: Emit) -> None:
+        target = await self._target(action.address, action.host_key, desired)
+        async with self._bench.ssh_slots:
+            await setup.inform(
+                action.instance,
+                target,
+                action.description,
+                action.digest,
+                deadline=INFORM_DEADLINE,
+                emit=emit,
+                now=self._region.clock.now,
+                connect=self._connect,
+            )
+
+    def _connect(self, target: Target, *, until: float) -> AbstractAsyncContextManager[Host]:
+        wanted = self._bench.settings.ssh
+        deadlines = Deadlines(connect=wanted.connect_timeout, keepalive=wanted.keepalive)
+        return connect_when_up(target, until=until, deadlines=deadlines)
+
+    async def _target(self, address: str, host_key: str, desired: Cluster) -> Target:
+        login_key = await asyncio.to_thread(self._bench.keys.login_key, self._cluster_id)
+        return Target(
+            address=address,
+            port=self._bench.settings.ssh_port,
+            username=desired.username,
+            host_keys=(host_key,),
+            client_key=login_key,
+        )
+
+    async def _terminate(self, instances: tuple[str, ...], desired: Cluster, emit: Emit) -> Mapping[Key, StepError]:
+        accepted, refused = await retire.terminate(self._region, instances, desired.identity)
+        if accepted:
+            emit(TerminationAccepted(at=self._region.clock.now(), instances=accepted))
+        return {Key("terminate", instance): error for instance, error in refused.items()}

@@ -1,0 +1,96 @@
+"""The gate before moto: ledger, latency, faults and quotas, in that order, then the lab's one lock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from flambed.lab.faults import Faults, Verdict
+from flambed.lab.ledger import Call, Ledger
+from flambed.lab.quotas import Quotas
+from flambed.lab.refusal import error_body
+from flambed.lab.wsgi import Application, ConnectionLostError, Environ, StartResponse
+
+OUTAGE = ("Unavailable", "The server is overloaded and can't handle the request.", 503)
+
+
+@dataclass
+class Gate:
+    """WSGI middleware. `application` runs under `lock`: moto is not thread-safe."""
+
+    application: Application
+    ledger: Ledger
+    faults: Faults
+    quotas: Quotas | None
+    latency: float
+    lock: threading.RLock
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one call to AWS."""
+        call = self.ledger.enter(environ)
+        began = time.monotonic()
+        try:
+            return self._answer(call, environ, start_response)
+        finally:
+            call.duration = time.monotonic() - began
+
+    def _answer(self, call: Call, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        verdict = self.faults.judge(call)
+        if delay := self.latency + verdict.latency:
+            time.sleep(delay)  # what is simulated is the wait itself; each connection has its thread
+        if verdict.kill and verdict.kill.when == "before":
+            os.kill(verdict.kill.pid, signal.SIGKILL)
+        if refusal := self._refusal(call, verdict):
+            return _error(call, *refusal, start_response)
+        head: list[Any] = []
+        try:
+            with self.lock:
+                body = b"".join(self.application(environ, lambda *args: head.append(args)))
+        except NotImplementedError as error:
+            return _error(
+                call, "InvalidAction", f"{call.action}: the lab's AWS cannot do this: {error}", 400, start_response
+            )
+        if verdict.kill and verdict.kill.when == "after":
+            os.kill(verdict.kill.pid, signal.SIGKILL)
+        if (fault := verdict.error) and fault.when == "after":
+            return _error(call, fault.code, fault.message, fault.status, start_response)
+        status, headers, *_ = head[-1]
+        call.status = int(status.split()[0])
+        if call.status >= 400:
+            call.error = _error_code(call, body)
+        start_response(status, headers)
+        return [body]
+
+    def _refusal(self, call: Call, verdict: Verdict) -> tuple[str, str, int] | None:
+        if verdict.outage:
+            return ("reset", "", 0) if verdict.outage.mode == "reset" else OUTAGE
+        if (fault := verdict.error) and fault.when == "before":
+            return fault.code, fault.message, fault.status
+        if self.quotas is None:
+            return None
+        with self.lock:
+            return self.quotas.refuse(call)
+
+
+def _error(call: Call, code: str, message: str, status: int, start_response: StartResponse) -> Iterable[bytes]:
+    call.error = code
+    if code == "reset":
+        raise ConnectionLostError
+    call.status = status
+    content_type, body = error_body(call.protocol, code, message, status)
+    start_response(f"{status} {HTTPStatus(status).phrase}", [("Content-Type", content_type)])
+    return [body]
+
+
+def _error_code(call: Call, body: bytes) -> str:
+    """AWS's error code out of an answer that moto made."""
+    text = body.decode(errors="replace")
+    before, after = ('"__type": "', '"') if call.protocol == "json" else ("<Code>", "</Code>")
+    found = text.partition(before)[2].partition(after)[0]
+    return found.rpartition("#")[2] or "unknown"

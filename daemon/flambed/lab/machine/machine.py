@@ -1,0 +1,263 @@
+"""One pretend Linux host: its files, users and processes, what it was told to run, and when it was booted."""
+
+import asyncio
+import hashlib
+import random
+import signal
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from flambed.lab.machine.files import (
+    Directory,
+    File,
+    FileSystem,
+    Link,
+    Node,
+    NullDevice,
+    Program,
+    Virtual,
+    VirtualDirectory,
+)
+from flambed.lab.machine.process import Process, Record
+
+LOG_LENGTH = 500
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SCHEDULED_SHUTDOWN = "/run/systemd/shutdown/scheduled"
+LOGIN_USERS = ("ubuntu", "ec2-user", "admin")
+
+
+@dataclass(frozen=True)
+class Login:
+    """Somebody who is, or was, logged in."""
+
+    user: str
+    source: str
+    start: float
+    end: float | None = None
+    terminal: str | None = None
+
+
+class Machine:
+    """The host of one instance. Without processes until `power_on`; its files outlive `power_off`."""
+
+    def __init__(
+        self,
+        instance_id: str,
+        address: str,
+        *,
+        programs: Sequence[str],
+        seed: int,
+        on_poweroff: Callable[[], None],
+        on_reboot: Callable[[], None],
+    ) -> None:
+        self.instance_id = instance_id
+        self.address = address
+        self.hostname = f"ip-{address.replace('.', '-')}"
+        self.on_poweroff = on_poweroff
+        self.on_reboot = on_reboot
+        self.random = random.Random(f"{seed}:{instance_id}")  # noqa: S311 - a lab repeats itself by its seed
+        self.files = FileSystem()
+        self.users: dict[str, int] = {"root": 0}
+        self.processes: dict[int, Process] = {}
+        self.log: deque[Record] = deque(maxlen=LOG_LENGTH)
+        self.logins: deque[Login] = deque(maxlen=LOG_LENGTH)
+        self.counters: Counter[str] = Counter()
+        self.command_fault: Callable[[str], int | None] = lambda _: None
+        self.gpus: tuple[int, ...] = ()
+        self.load = 0.0
+        self.boot_id = ""
+        self.booted_at = 0.0
+        self.shutdown_at: float | None = None
+        self.services: set[str] = set()  # started by somebody, besides those that always run
+        self.set_up = asyncio.Event()  # the first boot's work is done
+        self._shutdown: asyncio.TimerHandle | None = None
+        self._next_pid = 0
+        self._lay_out(programs)
+
+    # --- power ---
+
+    def power_on(self) -> None:
+        """Begin a new boot: a new boot id, an empty /tmp and /run, no processes."""
+        self.boot_id = str(uuid.UUID(int=self.random.getrandbits(128), version=4))
+        self.booted_at = time.time()
+        self._next_pid = 700
+        for path in ("/tmp", "/run"):  # noqa: S108 - the host's own
+            self.files.directory(path).entries.clear()
+
+    def power_off(self) -> None:
+        """Kill every process; they are gone from the table one turn of the loop later."""
+        self.cancel_shutdown()
+        for process in list(self.processes.values()):
+            process.send(signal.SIGKILL)
+
+    def schedule_shutdown(self, seconds: float, end: Callable[[], None]) -> None:
+        """Call `end` in so many seconds, in place of what was scheduled; /run/systemd/shutdown tells of it."""
+        self.cancel_shutdown()
+        self.shutdown_at = time.time() + seconds
+        self._shutdown = asyncio.get_running_loop().call_later(seconds, end)
+        text = f"USEC={int(self.shutdown_at * 1e6)}\nWARN_WALL=0\nMODE=poweroff\n"
+        self.files.write(SCHEDULED_SHUTDOWN, text.encode())
+
+    def cancel_shutdown(self) -> None:
+        """Take a scheduled shutdown back, if there is one."""
+        self.shutdown_at = None
+        if self._shutdown is not None:
+            self._shutdown.cancel()
+            self._shutdown = None
+        if self.files.find(SCHEDULED_SHUTDOWN):
+            self.files.remove(SCHEDULED_SHUTDOWN)
+
+    def set_gpus(self, utilization: Sequence[int]) -> None:
+        """Give the host GPUs that are busy by so many percent; none: no GPU and no nvidia-smi."""
+        self.gpus = tuple(utilization)
+        if self.gpus:
+            self.files.link("/usr/bin/nvidia-smi", Program(name="nvidia-smi"))
+        elif self.files.find("/usr/bin/nvidia-smi"):
+            self.files.remove("/usr/bin/nvidia-smi")
+
+    # --- users ---
+
+    def add_user(self, name: str, *, authorized_keys: Sequence[str] = ()) -> None:
+        """Make a user with a home, or give one that exists further keys."""
+        self.users.setdefault(name, 999 + len(self.users))
+        home = self.home(name)
+        self.files.make_directories(home, mode=0o750, owner=name)
+        if authorized_keys:
+            self.files.make_directories(f"{home}/.ssh", mode=0o700, owner=name)
+            path = f"{home}/.ssh/authorized_keys"
+            old = self.files.read(path).decode().splitlines() if self.files.find(path) else []
+            lines = dict.fromkeys([*old, *(key.strip() for key in authorized_keys)])
+            self.files.write(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o600, owner=name)
+
+    def home(self, user: str) -> str:
+        """Return a user's home directory."""
+        return "/root" if user == "root" else f"/home/{user}"
+
+    def authorized_keys(self, user: str) -> list[str]:
+        """Return the lines of a user's authorized_keys."""
+        if user not in self.users:
+            return []
+        with suppress(OSError):
+            return self.files.read(f"{self.home(user)}/.ssh/authorized_keys").decode().splitlines()
+        return []
+
+    def environment(self, user: str) -> dict[str, str]:
+        """Return what a login of `user` starts with."""
+        return {
+            "HOME": self.home(user),
+            "USER": user,
+            "LOGNAME": user,
+            "SHELL": "/bin/bash",
+            "PATH": SEARCH_PATH,
+            "LANG": "C.UTF-8",
+        }
+
+    # --- processes ---
+
+    def spawn(self, argv: list[str], *, user: str, cwd: str | None = None) -> Process:
+        """Return a new process without descriptors, a child of init; it runs from its `start` on."""
+        self._next_pid += 1
+        home = self.home(user)
+        process = Process(self, self._next_pid, argv, user=user, cwd=cwd or home)
+        process.environ = self.environment(user)
+        self.processes[process.pid] = process
+        return process
+
+    def reap(self, process: Process) -> None:
+        """Forget a process that has ended and leave its children to init."""
+        self.processes.pop(process.pid, None)
+        for child in self.processes.values():
+            if child.parent == process.pid:
+                child.parent = 1
+
+    def record(self, process: Process, kind: str, text: str, *, script: str | None = None) -> Record:
+        """Log a command that begins now."""
+        record = Record(kind, text, process.pid, time.time(), script=script[:4096] if script is not None else None)
+        self.log.append(record)
+        return record
+
+    def login(self, login: Login) -> Callable[[], None]:
+        """Log a login that begins now; call what is returned at its end."""
+        self.logins.append(login)
+
+        def logout() -> None:
+            with suppress(ValueError):  # so long ago that it has been dropped
+                self.logins[self.logins.index(login)] = replace(login, end=time.time())
+
+        return logout
+
+    def view(self) -> dict[str, Any]:
+        """Return files, processes, commands and logins as JSON can hold them."""
+        return {
+            "files": {
+                path: bytes(node.data).decode(errors="replace")
+                for path, node in self.files.walk("/")
+                if isinstance(node, File) and not isinstance(node, Program)
+            },
+            "processes": [
+                {"pid": p.pid, "ppid": p.parent, "user": p.user, "args": " ".join(p.argv), "start": p.started}
+                for p in self.processes.values()
+            ],
+            "commands": [asdict(record) for record in self.log],
+            "logins": [asdict(login) for login in self.logins],
+            "boot_id": self.boot_id,
+            "shutdown_at": self.shutdown_at,
+        }
+
+    # --- files ---
+
+    def _lay_out(self, programs: Sequence[str]) -> None:
+        for path in ("/etc", "/root", "/home", "/tmp", "/run", "/dev", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"):  # noqa: S108 - the host's own
+            self.files.make_directories(path)
+        self.files.make_directories("/var/log")
+        self.files.make_directories("/var/lib")
+        self.files.directory("/tmp").mode = 0o1777  # noqa: S108 - the host's own
+        self.files.directory("/root").mode = 0o700
+        for link, target in (("/bin", "usr/bin"), ("/sbin", "usr/bin"), ("/usr/sbin", "bin"), ("/var/run", "../run")):
+            self.files.link(link, Link(target=target))
+        binaries = self.files.directory("/usr/bin")
+        binaries.entries = {name: Program(name=name) for name in programs}
+        self.files.link("/dev/null", NullDevice())
+        self.files.link("/dev/shm", Directory(mode=0o1777))  # noqa: S108 - the host's own
+        self.files.write("/etc/hostname", f"{self.hostname}\n".encode())
+        self.files.write(
+            "/etc/os-release", b'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="flambed lab"\n'
+        )
+        self.files.link("/proc", self._proc())
+        machine_id = hashlib.sha256(self.instance_id.encode()).hexdigest()[:32]
+        self.files.write("/etc/machine-id", f"{machine_id}\n".encode())
+
+    def _proc(self) -> VirtualDirectory:
+        kernel = Directory(
+            entries={
+                "random": Directory(entries={"boot_id": Virtual(make=lambda: f"{self.boot_id}\n")}),
+                "hostname": Virtual(make=lambda: f"{self.hostname}\n"),
+            }
+        )
+        return VirtualDirectory(
+            entries={
+                "uptime": Virtual(make=lambda: "{0:.2f} {0:.2f}\n".format(time.time() - self.booted_at)),
+                "loadavg": Virtual(make=lambda: f"{self.load:.2f} {self.load:.2f} {self.load:.2f} 1/{len(self.processes) + 1} {self._next_pid}\n"),
+                "sys": Directory(entries={"kernel": kernel}),
+            },
+            find=self._proc_entry,
+            current=lambda: [str(pid) for pid in self.processes],
+        )  # fmt: skip
+
+    def _proc_entry(self, name: str) -> Node | None:
+        process = self.processes.get(int(name)) if name.isdigit() else None
+        if process is None:
+            return None
+        return Directory(
+            mode=0o555,
+            owner=process.user,
+            entries={
+                "cmdline": Virtual(make=lambda: "\0".join(process.argv) + "\0"),
+                "comm": Virtual(make=lambda: f"{process.argv[0].rpartition('/')[2][:15]}\n"),
+            },
+        )

@@ -1,0 +1,74 @@
+"""Lets the faults of instances and hosts strike, those alive and those still to be launched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flambed.lab.faults import BadFaultError, CpuFault, DieFault, Fault, Faults, HostFaultOrder, InstanceFault
+from flambed.lab.fleet import Fleet, Record
+from flambed.lab.hosting import Hosting
+from flambed.lab.hosts import HostFault, Hosts
+from flambed.lab.watch import Watch
+
+
+@dataclass
+class Strikes:
+    """Carries faults out. Runs under the lab's lock."""
+
+    faults: Faults
+    fleet: Fleet
+    hosting: Hosting
+    hosts: Hosts
+    watch: Watch
+    cpu: dict[str, float | None] = field(default_factory=dict)
+    """Percent by instance id, where a fault has set it."""
+    _faulty: set[str] = field(default_factory=set)  # hosts with a fault
+
+    def post(self, order: Any) -> Fault:
+        """Activate the fault in `order` (JSON); raises BadFaultError."""
+        if isinstance(order, Mapping) and order.get("kind") == HostFaultOrder.kind:
+            _host_fault(order.get("fault"))
+        fault = self.faults.add(order)
+        if isinstance(fault, InstanceFault):
+            if fault.instance is not None and fault.instance not in self.fleet.records:
+                raise BadFaultError(f"{fault.kind}: there is no instance {fault.instance}")
+            for record in list(self.fleet.records.values()):
+                if record.state not in {"shutting-down", "terminated"}:
+                    self._strike(fault, record, new=False)
+        return fault
+
+    def launched(self, record: Record) -> None:
+        """Let the faults that wait for a launch strike."""
+        for fault in self.faults.of(InstanceFault):
+            self._strike(fault, record, new=True)
+
+    def clear(self) -> None:
+        """End all faults; hosts work again, what died stays dead."""
+        self.faults.clear()
+        for instance_id in self._faulty:
+            self.hosting.call(self.hosts.set_fault, instance_id, None)
+        self._faulty.clear()
+
+    def _strike(self, fault: InstanceFault, record: Record, *, new: bool) -> None:
+        if not fault.takes(record.id, record.tags, new=new):
+            return
+        match fault:
+            case HostFaultOrder():
+                self._faulty.add(record.id)
+                self.hosting.call(self.hosts.set_fault, record.id, _host_fault(fault.fault))
+            case CpuFault():
+                self.cpu[record.id] = fault.percent
+                self.watch.set_cpu(record.id, fault.percent)
+            case DieFault():
+                self.fleet.die(record, fault.reason)
+
+
+def _host_fault(described: Any) -> HostFault | None:
+    if described is None:
+        return None
+    try:
+        return HostFault(**described)
+    except (TypeError, ValueError) as error:
+        raise BadFaultError(f"host: {error}") from None

@@ -1,0 +1,238 @@
+"""The loop of one cluster: the only place where the flow turns back.
+
+    facts -> fold -> decide -> journal -> steps -> facts ...
+
+It sleeps until a fact comes or the decision said to look again. It drains what has come, folds all of it, decides
+once, writes down what it is about to do, and only then starts it. What it starts returns as facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flambed.actions import Action, Launch, Protection
+from flambed.errors import Reason, StepError
+from flambed.journal import Entry, Journal, JournalError
+from flambed.observed.facts import ActionEnded, ActionFailed, ActionsBegan, Fact, Key, LaunchIntended
+from flambed.observed.fold import fold
+from flambed.observed.instance import IllegalTransitionError
+from flambed.observed.world import World
+from flambed.plan import Decision, Rules, decide
+
+REST = 0.05
+"""Seconds between two decisions at least: many facts, one decision."""
+
+JOURNAL_PAUSE = 2.0
+"""Seconds after which a journal that could not be written is tried again."""
+
+
+class Clock(Protocol):
+    """What the loop asks of a clock."""
+
+    def now(self) -> float:
+        """Return UNIX seconds."""
+
+    def real(self, seconds: float) -> float:
+        """Return how many real seconds these seconds of the clock take."""
+
+
+class Outside(Protocol):
+    """What the loop reaches the outside through."""
+
+    def perform(
+        self, action: Action, world: World, emit: Callable[[Fact], None]
+    ) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
+        """Perform an action; what it finds is emitted, and what failed of a batch is returned by key.
+
+        Raises:
+            StepError: all of it failed, as may be expected.
+        """
+
+    def protect(self, table: Mapping[str, Protection], emit: Callable[[Fact], None]) -> None:
+        """Hand the table of protection to the keeper."""
+
+    def told(self, happened: Sequence[Happened]) -> None:
+        """Take note of what has happened: the log, the routes of events, whoever watches."""
+
+    def crashed(self, what: str, error: BaseException, action: Action | None) -> None:
+        """Tell of a bug."""
+
+    def journal_failed(self, error: JournalError | None) -> None:
+        """Tell that nothing can be written down, so that nothing is done; None: it can again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """One fact, written down, and the world before and after it."""
+
+    before: World
+    after: World
+    entry: Entry
+
+
+@dataclass(slots=True)
+class _Letter:
+    fact: Fact
+    cause: int | None
+    taken: asyncio.Future[None] | None = None
+
+
+class ClusterLoop:
+    """Owns the world of one cluster.
+
+    Attributes:
+        world: everything known now; replaced, never changed.
+    """
+
+    def __init__(
+        self, cluster_id: str, world: World, *, journal: Journal, outside: Outside, rules: Rules, clock: Clock
+    ) -> None:
+        self.cluster_id = cluster_id
+        self.world = world
+        self._journal = journal
+        self._outside = outside
+        self._rules = rules
+        self._clock = clock
+        self._letters: deque[_Letter] = deque()
+        self._wake = asyncio.Event()
+        self._last_seq: int | None = None
+        self._table: Mapping[str, Protection] = {}
+        self._steps: set[asyncio.Task[Mapping[Key, StepError]]] = set()
+
+    def submit(self, fact: Fact, cause: int | None = None) -> None:
+        """Take a fact; it is folded at the next turn."""
+        self._letters.append(_Letter(fact, cause))
+        self._wake.set()
+
+    async def take(self, fact: Fact) -> None:
+        """Take a fact, and return when it is written down and decided upon.
+
+        Raises:
+            JournalError: it could not be written down yet; it is when the journal can be written again.
+        """
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._letters.append(_Letter(fact, None, taken))
+        self._wake.set()
+        await taken
+
+    async def run(self) -> None:
+        """Turn for ever, until cancelled."""
+        self._wake.set()
+        try:
+            while True:
+                await self._wake.wait()
+                wake_at = await self._turn()
+                await asyncio.sleep(REST)
+                timer = None
+                if wake_at is not None:
+                    delay = max(0.0, self._clock.real(wake_at - self._clock.now()))
+                    timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
+                await self._wake.wait()
+                if timer:
+                    timer.cancel()
+        finally:
+            for step in self._steps:
+                step.cancel()
+            await asyncio.gather(*self._steps, return_exceptions=True)
+
+    async def _turn(self) -> float | None:
+        """Take in what has come, decide once, write it down, and begin; return when to decide again."""
+        self._wake.clear()
+        letters = list(self._letters)
+        self._letters.clear()
+        happened: list[Happened] = []
+        for letter in letters:
+            happened += self._fold(letter.fact, letter.cause)
+        decision = decide(self.world.desired, self.world, self._clock.now(), self._rules)
+        cause = happened[-1].entry.seq if happened else self._last_seq
+        for fact in (*decision.conclusions, *self._intents(decision)):
+            happened += self._fold(fact, cause)
+        if happened:
+            self._last_seq = happened[-1].entry.seq
+            await self._commit(letters)
+            self._outside.told(happened)
+        for letter in letters:
+            if letter.taken is not None and not letter.taken.done():
+                letter.taken.set_result(None)
+        if decision.protection != self._table:
+            self._table = decision.protection
+            self._outside.protect(self._table, self.submit)
+        for action in decision.actions:
+            self._begin(action, cause)
+        if decision.conclusions:
+            self._wake.set()  # they may lead on
+        return decision.wake_at
+
+    def _fold(self, fact: Fact, cause: int | None) -> Sequence[Happened]:
+        before = self.world
+        try:
+            world = fold(before, fact)
+        except IllegalTransitionError as error:
+            self._outside.crashed("folding a fact", error, None)
+            return ()
+        if world is before:
+            return ()
+        self.world = world
+        [entry] = self._journal.append(self.cluster_id, (fact,), cause=cause)
+        return (Happened(before, world, entry),)
+
+    def _intents(self, decision: Decision) -> list[Fact]:
+        """Return what has to be written down before the actions begin."""
+        now = self._clock.now()
+        intended: list[Fact] = [
+            LaunchIntended(at=now, token=action.token, spec=action.spec)
+            for action in decision.actions
+            if isinstance(action, Launch) and action.token not in self.world.intents
+        ]
+        keys = tuple(key for action in decision.actions for key in action.keys)
+        return [*intended, ActionsBegan(at=now, keys=keys)] if keys else intended
+
+    async def _commit(self, letters: list[_Letter]) -> None:
+        """Make everything durable; nothing is done before it is."""
+        failed = False
+        while True:
+            try:
+                await self._journal.commit()
+            except JournalError as error:
+                self._outside.journal_failed(error)
+                failed = True
+                for letter in letters:
+                    if letter.taken is not None and not letter.taken.done():
+                        letter.taken.set_exception(error)
+                await asyncio.sleep(JOURNAL_PAUSE)
+            else:
+                if failed:
+                    self._outside.journal_failed(None)
+                return
+
+    def _begin(self, action: Action, cause: int | None) -> None:
+        work = self._outside.perform(action, self.world, lambda fact: self.submit(fact, cause))
+        task = asyncio.get_running_loop().create_task(work, name=type(action).__name__)
+        self._steps.add(task)
+        task.add_done_callback(lambda task: self._ended(task, action, cause))
+
+    def _ended(self, task: asyncio.Task[Mapping[Key, StepError]], action: Action, cause: int | None) -> None:
+        """Make facts of how a step ended. A bug in one must not leave its key under way for ever."""
+        self._steps.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            failures = task.result()
+        elif isinstance(error, StepError):
+            failures = dict.fromkeys(action.keys, error)
+        else:
+            self._outside.crashed(f"the step {type(action).__name__}", error, action)
+            bug = StepError(Reason.TRANSIENT, type(error).__name__, "a bug in flambed; its log has the details")
+            failures = dict.fromkeys(action.keys, bug)
+        now = self._clock.now()
+        for key in action.keys:
+            if (failure := failures.get(key)) is not None:
+                reason, code, message = failure.reason, failure.code, failure.message
+                self.submit(ActionFailed(at=now, key=key, reason=reason, code=code, message=message), cause)
+            else:
+                self.submit(ActionEnded(at=now, key=key), cause)

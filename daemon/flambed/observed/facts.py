@@ -1,0 +1,382 @@
+"""What can have happened: facts, named in the past tense.
+
+Everything that the service learns or decides becomes a fact: a person's command, an answer of AWS, an event, a look at
+what exists, the end of a set-up command. Facts are journaled in the order in which they came, and folded into the
+`World` (see `world`). A fact is a value: it holds no connection, reads no clock and can be written to JSON and back.
+
+`at` is the time at which it became known, UNIX seconds, on the service's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flambed.desired import Cluster, Role
+from flambed.errors import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What an action is about: its kind, and the instance, client token or role it concerns ("" for the cluster)."""
+
+    kind: str
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One instance as EC2 described it (RunInstances or DescribeInstances)."""
+
+    id: str
+    state: str  # EC2's word: pending, running, shutting-down, terminated, stopping, stopped
+    role: Role | None = None  # out of the tag Role; None where the tag is missing or lagging
+    name: str | None = None  # the tag Name
+    type: str = ""
+    token: str | None = None  # the client token of its launch
+    launched_at: float | None = None
+    private_host: str | None = None
+    public_host: str | None = None
+    volumes: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    monitored: bool = False  # detailed monitoring, a point a minute
+    why: str | None = None  # EC2's StateReason, its message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What must be known of an image to launch from it."""
+
+    id: str
+    root_device: str  # RootDeviceName
+    min_gib: int  # the size of its root snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """Everything a RunInstances call is made of, apart from the token and the user data (see `keys`)."""
+
+    role: Role
+    count: int
+    image: Image
+    type: str
+    ebs_optimized: bool
+    user_data: str = ""  # digest under which its bytes are kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """The base of all facts."""
+
+    at: float
+
+
+# --- what people asked for ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpRequested(Fact):
+    """Somebody described the cluster as it shall be."""
+
+    desired: Cluster
+    region: str
+    cluster_id: str  # random, made at the first `up`; part of every client token
+    host_key: str  # public half of the bootstrap host key that the user data of launched hosts carries
+    owner: int  # uid
+    by: int  # uid of the caller
+    may_adopt: bool  # the owner may take over instances that this service did not launch
+    shrink: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownRequested(Fact):
+    """Somebody gave the cluster back."""
+
+    by: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRequested(Fact):
+    """Somebody wants failed hosts tried again; no instances: all that failed."""
+
+    by: int
+    instances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldPlaced(Fact):
+    """Somebody keeps idle termination off until then."""
+
+    by: int
+    until: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldReleased(Fact):
+    """Somebody ended the hold."""
+
+    by: int
+
+
+# --- the service itself ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStarted(Fact):
+    """The service came up: nothing of what was under way still is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionsBegan(Fact):
+    """The loop started these actions."""
+
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionEnded(Fact):
+    """An action did what it was for; what it found came as facts of their own."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionFailed(Fact):
+    """An action did not do what it was for, as may be expected."""
+
+    key: Key
+    reason: Reason
+    code: str  # AWS's or the SSH library's own word for it
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseChanged(Fact):
+    """The cluster as a whole is in another phase, or in the same one for another reason."""
+
+    phase: str
+    reason: str | None
+
+
+# --- launching ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSurveyed(Fact):
+    """Everything that carries this cluster's tags, in any state, looked up by tag.
+
+    `began` is when the look began: what was launched after that cannot be missed by it.
+    """
+
+    instances: tuple[Seen, ...]
+    began: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPrepared(Fact):
+    """The images and types of a launch are known, and fit."""
+
+    specs: tuple[LaunchSpec, ...]  # one a role; their counts are 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchIntended(Fact):
+    """This RunInstances is about to be called; after a crash the same one is called again."""
+
+    token: str
+    spec: LaunchSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchAnswered(Fact):
+    """RunInstances created these, which may be fewer than asked."""
+
+    token: str
+    instances: tuple[Seen, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchAbandoned(Fact):
+    """This RunInstances is not called again; AWS has said that it created nothing."""
+
+    token: str
+    why: str
+
+
+# --- instances ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateNotified(Fact):
+    """An event said that an instance changed its state. A hint: it can be lost, doubled and late."""
+
+    instance: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterruptionNotified(Fact):
+    """EC2 is going to take a spot instance back, or would like to."""
+
+    instance: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstancesDescribed(Fact):
+    """These were asked for by id; `missing` are the ids that EC2 said it does not know."""
+
+    instances: tuple[Seen, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceTagged(Fact):
+    """An instance and its volumes carry their tags and name."""
+
+    instance: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminationAccepted(Fact):
+    """EC2 took the request; the instances are not gone yet."""
+
+    instances: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartAccepted(Fact):
+    """EC2 took the request to start stopped instances."""
+
+    instances: tuple[str, ...]
+
+
+# --- hosts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyLearned(Fact):
+    """The host's public key, from a source that vouches for it."""
+
+    instance: str
+    public_key: str  # OpenSSH format, without a comment
+    source: str  # user_data, console, person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReached(Fact):
+    """The first login over SSH, over the pinned host key."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostInformed(Fact):
+    """The host has the cluster's description, ~/.flambed/cluster.json."""
+
+    instance: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStarted(Fact):
+    """A set-up command is running on the host, or was found running."""
+
+    instance: str
+    number: int  # counts from 0
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandEnded(Fact):
+    """A set-up command ended; its output is kept (see `outputs`)."""
+
+    instance: str
+    number: int
+    attempt: int
+    code: int
+    digest: str = ""  # of the list of commands that it is one of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetupDone(Fact):
+    """All set-up commands ended with 0."""
+
+    instance: str
+    digest: str  # of the list of commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostGivenUp(Fact):
+    """The host could not be set up by its deadline; it waits for a person."""
+
+    instance: str
+    reason: Reason
+    message: str
+
+
+# --- protection --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmArmed(Fact):
+    """CloudWatch acknowledged the alarm."""
+
+    instance: str
+    digest: str  # of the whole configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmLacking(Fact):
+    """The alarm that should be there could not be put, or was changed or deleted by others."""
+
+    instance: str
+    reason: Reason
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRemoved(Fact):
+    """There is no alarm any more."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointsSeeded(Fact):
+    """Fake CPU points can be read back: an alarm put now starts its clock from here."""
+
+    instance: str
+    policy: str  # digest of the policy that they stand for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecameBusy(Fact):
+    """The host's CPU went over its threshold."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecameIdle(Fact):
+    """The host's CPU fell under its threshold; `since` is the last busy minute."""
+
+    instance: str
+    since: float
+
+
+FACTS: Mapping[str, type[Fact]] = {
+    kind.__name__: kind
+    for kind in (
+        UpRequested, DownRequested, RetryRequested, HoldPlaced, HoldReleased,
+        ServiceStarted, ActionsBegan, ActionEnded, ActionFailed, PhaseChanged,
+        ClusterSurveyed, LaunchPrepared, LaunchIntended, LaunchAnswered, LaunchAbandoned,
+        StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted, StartAccepted,
+        HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
+        AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
+    )
+}  # fmt: skip
+"""Every kind of fact, by the name under which the journal keeps it."""

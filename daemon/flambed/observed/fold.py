@@ -1,0 +1,406 @@
+"""How a world changes: `fold(world, fact) -> world`.
+
+It takes values and returns values; it returns the very same object where a fact tells nothing new, which is how the
+loop knows what need not be journaled. Nothing here goes backwards because an old event or a late answer arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flambed.errors import Reason
+from flambed.observed import facts, sightings
+from flambed.observed.facts import Fact, Key
+from flambed.observed.instance import Ending, Failure, Instance, Stage
+from flambed.observed.world import Hold, Intent, World
+from flambed.policy import policy_of
+
+CLOSING = frozenset({
+    Reason.NO_CAPACITY, Reason.QUOTA, Reason.NOT_PERMITTED, Reason.BAD_REQUEST, Reason.MISMATCH, Reason.GONE,
+})  # fmt: skip
+"""Answers to RunInstances that say for certain that it created nothing: its token is done with."""
+
+FINAL_FOR_HOST = frozenset({
+    Reason.UNREACHABLE, Reason.LOGIN_REFUSED, Reason.HOST_KEY_CHANGED, Reason.COMMAND_FAILED, Reason.TIMED_OUT,
+})  # fmt: skip
+"""Failures of set-up that wait for a person; the others are tried again."""
+
+
+def fold(world: World, fact: Fact) -> World:
+    """Return the world after `fact`; the same object where it tells nothing new.
+
+    Raises:
+        IllegalTransitionError: the fact would move an instance where it cannot go, which is a bug.
+    """
+    return _FOLDS[type(fact)](world, fact)
+
+
+# --- what people asked for ---------------------------------------------------------------------------------------
+
+
+def _up_requested(world: World, fact: facts.UpRequested) -> World:
+    before = world.desired
+    same_machines = before is not None and before.machine_fields() == fact.desired.machine_fields()
+    return replace(
+        world,
+        desired=fact.desired,
+        region=fact.region,
+        cluster_id=fact.cluster_id,
+        host_key=fact.host_key,
+        owner=fact.owner,
+        may_adopt=fact.may_adopt,
+        wanted=True,
+        shrink=fact.shrink,
+        request=world.request + 1,
+        requested_at=fact.at,
+        found_at=None,
+        converged_at=None,
+        specs=world.specs if same_machines else {},
+        launch_failures={},
+        instances={i.id: i for i in map(_earlier, world.instances.values()) if i is not None},
+        losses=0,
+        failures={key: f for key, f in world.failures.items() if key.kind == "terminate"},
+    )
+
+
+def _earlier(instance: Instance) -> Instance | None:
+    """Return what is left of an instance for a new `up`: of one that is gone only its alarm, while that is left."""
+    if instance.stage is not Stage.GONE:
+        return instance
+    if instance.alarm is None or instance.alarm_removed:
+        return None
+    return replace(instance, ended=Ending.ASKED)
+
+
+def _down_requested(world: World, fact: facts.DownRequested) -> World:
+    return replace(world, wanted=False, hold=None, requested_at=fact.at, converged_at=None)
+
+
+def _retry_requested(world: World, fact: facts.RetryRequested) -> World:
+    for instance in list(world.instances.values()):
+        if instance.stage is not Stage.FAILED or (fact.instances and instance.id not in fact.instances):
+            continue
+        ended = instance.failure is not None and instance.failure.reason is Reason.COMMAND_FAILED
+        again = replace(
+            instance.to(Stage.RUNNING, fact.at),
+            reach_from=fact.at,
+            setup_from=fact.at,
+            failure=None,
+            attempt=instance.attempt + (1 if ended else 0),
+        )
+        world = _without_failure(world.with_instance(again), Key("setup", instance.id))
+        world = _without_failure(world, Key("host_key", instance.id))
+    return replace(world, launch_failures={}, losses=0, requested_at=fact.at) if world.wanted else world
+
+
+def _hold_placed(world: World, fact: facts.HoldPlaced) -> World:
+    return replace(world, hold=Hold(until=fact.until, why=fact.why, by=fact.by))
+
+
+def _hold_released(world: World, _fact: facts.HoldReleased) -> World:
+    return replace(world, hold=None) if world.hold else world
+
+
+# --- actions -----------------------------------------------------------------------------------------------------
+
+
+def _service_started(world: World, fact: facts.ServiceStarted) -> World:
+    for instance in list(world.instances.values()):
+        if instance.stage is Stage.RUNNING:  # nobody tried to reach it meanwhile
+            world = world.with_instance(replace(instance, reach_from=fact.at))
+    return replace(world, in_flight={}) if world.in_flight else world
+
+
+def _actions_began(world: World, fact: facts.ActionsBegan) -> World:
+    return replace(world, in_flight={**world.in_flight, **dict.fromkeys(fact.keys, fact.at)})
+
+
+def _action_ended(world: World, fact: facts.ActionEnded) -> World:
+    return _without_failure(_landed(world, fact.key), fact.key)
+
+
+def _action_failed(world: World, fact: facts.ActionFailed) -> World:
+    world = _landed(world, fact.key)
+    before = world.failures.get(fact.key)
+    failure = Failure(
+        reason=fact.reason,
+        code=fact.code,
+        message=fact.message,
+        at=fact.at,
+        tries=before.tries + 1 if before else 1,
+    )
+    world = replace(world, failures={**world.failures, fact.key: failure})
+    react = _FAILURES.get(fact.key.kind)
+    return react(world, fact.key.subject, failure) if react else world
+
+
+def _launch_failed(world: World, token: str, failure: Failure) -> World:
+    intent = world.intents.get(token)
+    if intent is None:
+        return world
+    before = world.launch_failures.get(intent.spec.role)
+    counted = replace(failure, tries=before.tries + 1 if before else 1)
+    world = replace(world, launch_failures={**world.launch_failures, intent.spec.role: counted})
+    if failure.reason not in CLOSING:
+        return world
+    return _close(world, token)
+
+
+def _setup_failed(world: World, subject: str, failure: Failure) -> World:
+    instance = world.instances.get(subject)
+    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
+        return world
+    if failure.reason not in FINAL_FOR_HOST:
+        return world
+    return _give_up(world, instance, failure)
+
+
+def _give_up(world: World, instance: Instance, failure: Failure) -> World:
+    return world.with_instance(replace(instance.to(Stage.FAILED, failure.at), failure=failure, command=None))
+
+
+def _terminate_failed(world: World, subject: str, failure: Failure) -> World:
+    instance = world.instances.get(subject)
+    if instance is None or failure.reason is not Reason.GONE:
+        return world
+    return world.with_instance(replace(instance, ending=True, doubted_at=failure.at))
+
+
+_FAILURES: Mapping[str, Callable[[World, str, Failure], World]] = {
+    "launch": _launch_failed,
+    "setup": _setup_failed,
+    "terminate": _terminate_failed,
+}
+
+
+def _phase_changed(world: World, fact: facts.PhaseChanged) -> World:
+    converged = world.converged_at
+    if fact.phase == "ready" and converged is None:
+        converged = fact.at
+    return replace(world, phase=fact.phase, reason=fact.reason, changed_at=fact.at, converged_at=converged)
+
+
+# --- launching ---------------------------------------------------------------------------------------------------
+
+
+def _launch_prepared(world: World, fact: facts.LaunchPrepared) -> World:
+    return replace(world, specs={**world.specs, **{spec.role: spec for spec in fact.specs}})
+
+
+def _launch_intended(world: World, fact: facts.LaunchIntended) -> World:
+    assert world.desired is not None, "nothing is launched before the first `up`"
+    intent = Intent(
+        token=fact.token, spec=fact.spec, desired=world.desired, at=fact.at, request=world.request
+    )
+    return replace(world, intents={**world.intents, fact.token: intent}, launches=world.launches + 1)
+
+
+def _launch_answered(world: World, fact: facts.LaunchAnswered) -> World:
+    intent = world.intents.get(fact.token)
+    role = intent.spec.role if intent else None
+    for seen in fact.instances:
+        world = sightings.observe(world, replace(seen, role=seen.role or role, token=fact.token), fact.at)
+    if intent is None:
+        return world
+    failures = world.launch_failures
+    if len(fact.instances) >= intent.spec.count:
+        failures = {r: f for r, f in failures.items() if r is not role}
+    elif fact.instances:
+        short = Failure(
+            reason=Reason.NO_CAPACITY,
+            code="PartialLaunch",
+            message=f"EC2 launched {len(fact.instances)} of {intent.spec.count} instances of type {intent.spec.type}",
+            at=fact.at,
+            tries=1,
+        )
+        failures = {**failures, intent.spec.role: short}
+    return replace(
+        world,
+        intents={t: i for t, i in world.intents.items() if t != fact.token},
+        launch_failures=failures,
+    )
+
+
+def _launch_abandoned(world: World, fact: facts.LaunchAbandoned) -> World:
+    return _close(world, fact.token)
+
+
+def _close(world: World, token: str) -> World:
+    world = _without_failure(world, Key("launch", token))
+    return replace(world, intents={t: i for t, i in world.intents.items() if t != token})
+
+
+# --- instances ---------------------------------------------------------------------------------------------------
+
+
+def _instance_tagged(world: World, fact: facts.InstanceTagged) -> World:
+    return _change(world, fact.instance, tagged=fact.digest)
+
+
+# --- hosts -------------------------------------------------------------------------------------------------------
+
+
+def _host_key_learned(world: World, fact: facts.HostKeyLearned) -> World:
+    return _change(world, fact.instance, host_key=fact.public_key)
+
+
+def _host_reached(world: World, fact: facts.HostReached) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage is not Stage.RUNNING:
+        return world
+    return world.with_instance(instance.to(Stage.REACHABLE, fact.at))
+
+
+def _host_informed(world: World, fact: facts.HostInformed) -> World:
+    return _change(world, fact.instance, informed=fact.digest)
+
+
+def _command_started(world: World, fact: facts.CommandStarted) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
+        return world
+    return world.with_instance(
+        replace(instance.to(Stage.SETTING_UP, fact.at), command=fact.number, attempt=fact.attempt)
+    )
+
+
+def _command_ended(world: World, fact: facts.CommandEnded) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None:
+        return world
+    done = fact.number + 1 if fact.code == 0 else fact.number
+    return world.with_instance(replace(instance, command=None, commands_done=done, setup_digest=fact.digest))
+
+
+def _setup_done(world: World, fact: facts.SetupDone) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
+        return world
+    return world.with_instance(
+        replace(
+            instance.to(Stage.READY, fact.at),
+            setup_done=fact.digest,
+            command=None,
+            failure=None,
+            ready_at=instance.ready_at or fact.at,
+        )
+    )
+
+
+def _host_given_up(world: World, fact: facts.HostGivenUp) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
+        return world
+    failure = Failure(reason=fact.reason, code="", message=fact.message, at=fact.at, tries=1)
+    return _give_up(world, instance, failure)
+
+
+# --- protection --------------------------------------------------------------------------------------------------
+
+
+def _alarm_armed(world: World, fact: facts.AlarmArmed) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or world.desired is None:
+        return world
+    policy = policy_of(world.desired, instance.role).digest
+    since = fact.at if instance.policy != policy else instance.policy_since
+    if instance.alarm == fact.digest and instance.policy == policy and instance.alarm_lacking is None:
+        return world
+    return world.with_instance(
+        replace(
+            instance,
+            alarm=fact.digest,
+            alarm_removed=False,
+            alarm_lacking=None,
+            policy=policy,
+            policy_since=since,
+        )
+    )
+
+
+def _alarm_lacking(world: World, fact: facts.AlarmLacking) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None:
+        return world
+    tries = instance.alarm_lacking.tries + 1 if instance.alarm_lacking else 1
+    failure = Failure(reason=fact.reason, code=fact.code, message=fact.message, at=fact.at, tries=tries)
+    return world.with_instance(replace(instance, alarm=None, alarm_lacking=failure))
+
+
+def _alarm_removed(world: World, fact: facts.AlarmRemoved) -> World:
+    return _change(world, fact.instance, alarm=None, alarm_removed=True, alarm_lacking=None, policy=None, seeded=None)
+
+
+def _points_seeded(world: World, fact: facts.PointsSeeded) -> World:
+    return _change(world, fact.instance, seeded=fact.policy)
+
+
+def _became_busy(world: World, fact: facts.BecameBusy) -> World:
+    return _change(world, fact.instance, busy=True, last_busy=fact.at)
+
+
+def _became_idle(world: World, fact: facts.BecameIdle) -> World:
+    return _change(world, fact.instance, busy=False, last_busy=fact.since)
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+
+
+def _change(world: World, subject: str, **changes: Any) -> World:
+    """Return the world with fields of one instance changed; the same object where nothing changes."""
+    instance = world.instances.get(subject)
+    if instance is None or all(getattr(instance, name) == value for name, value in changes.items()):
+        return world
+    return world.with_instance(replace(instance, **changes))
+
+
+def _landed(world: World, key: Key) -> World:
+    if key not in world.in_flight:
+        return world
+    return replace(world, in_flight={k: at for k, at in world.in_flight.items() if k != key})
+
+
+def _without_failure(world: World, key: Key) -> World:
+    if key not in world.failures:
+        return world
+    return replace(world, failures={k: f for k, f in world.failures.items() if k != key})
+
+
+_FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
+    facts.UpRequested: _up_requested,
+    facts.DownRequested: _down_requested,
+    facts.RetryRequested: _retry_requested,
+    facts.HoldPlaced: _hold_placed,
+    facts.HoldReleased: _hold_released,
+    facts.ServiceStarted: _service_started,
+    facts.ActionsBegan: _actions_began,
+    facts.ActionEnded: _action_ended,
+    facts.ActionFailed: _action_failed,
+    facts.PhaseChanged: _phase_changed,
+    facts.ClusterSurveyed: sightings.cluster_surveyed,
+    facts.LaunchPrepared: _launch_prepared,
+    facts.LaunchIntended: _launch_intended,
+    facts.LaunchAnswered: _launch_answered,
+    facts.LaunchAbandoned: _launch_abandoned,
+    facts.StateNotified: sightings.state_notified,
+    facts.InterruptionNotified: sightings.interruption_notified,
+    facts.InstancesDescribed: sightings.instances_described,
+    facts.InstanceTagged: _instance_tagged,
+    facts.TerminationAccepted: sightings.termination_accepted,
+    facts.StartAccepted: sightings.start_accepted,
+    facts.HostKeyLearned: _host_key_learned,
+    facts.HostReached: _host_reached,
+    facts.HostInformed: _host_informed,
+    facts.CommandStarted: _command_started,
+    facts.CommandEnded: _command_ended,
+    facts.SetupDone: _setup_done,
+    facts.HostGivenUp: _host_given_up,
+    facts.AlarmArmed: _alarm_armed,
+    facts.AlarmLacking: _alarm_lacking,
+    facts.AlarmRemoved: _alarm_removed,
+    facts.PointsSeeded: _points_seeded,
+    facts.BecameBusy: _became_busy,
+    facts.BecameIdle: _became_idle,
+}

@@ -1,0 +1,231 @@
+"""Folding what was seen of the machines: descriptions, surveys, events, and what they mean for an instance.
+
+A description is EC2's word and moves an instance; an event or an absence is a hint that only raises a doubt, upon
+which `plan` has the instance looked at. Nobody is declared gone on one look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flambed.desired import Role
+from flambed.observed import facts
+from flambed.observed.facts import Seen
+from flambed.observed.instance import Ending, Instance, Stage
+from flambed.observed.world import World
+
+GONE_AFTER_MISSES = 3
+GONE_AFTER_SECONDS = 300.0
+"""A fresh id may be unknown for up to about five minutes (EC2's eventual consistency)."""
+
+FRESH = 10.0
+"""Seconds before an `up` in which a look by tag may have begun and still counts for it."""
+
+IDLE_SLACK = 900.0
+"""Seconds by which an alarm may act before the service's own reckoning of the end."""
+
+
+def cluster_surveyed(world: World, fact: facts.ClusterSurveyed) -> World:
+    for seen in sorted(fact.instances, key=lambda s: (s.launched_at or 0.0, s.id)):
+        world = observe(world, seen, fact.at)
+    present = {seen.id for seen in fact.instances}
+    for instance in world.instances.values():
+        # tag filters lag behind, and what is younger than the look cannot be in it: only a doubt
+        absent = instance.id not in present and instance.launched_at < fact.began
+        if absent and instance.stage is not Stage.GONE and instance.doubted_at is None:
+            world = world.with_instance(replace(instance, doubted_at=fact.at))
+    if world.found_at is None and fact.began >= world.requested_at - FRESH:
+        world = replace(world, found_at=fact.began)
+    return world
+
+
+def state_notified(world: World, fact: facts.StateNotified) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage is Stage.GONE:
+        return world
+    if fact.state == "running":
+        if instance.stage in (Stage.REQUESTED, Stage.PENDING) and not instance.ending:
+            return world.with_instance(_running(instance, fact.at))
+        return world
+    known = {"pending": True, "shutting-down": instance.ending, "stopping": instance.state in ("stopping", "stopped")}
+    if known.get(fact.state, False) or fact.state == instance.state or instance.doubted_at is not None:
+        return world
+    return world.with_instance(replace(instance, doubted_at=fact.at))
+
+
+def interruption_notified(world: World, fact: facts.InterruptionNotified) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage is Stage.GONE:
+        return world
+    return world.with_instance(replace(instance, why=f"EC2 announced: {fact.action}"))
+
+
+def instances_described(world: World, fact: facts.InstancesDescribed) -> World:
+    for seen in fact.instances:
+        world = observe(world, seen, fact.at)
+    for missing in fact.missing:
+        instance = world.instances.get(missing)
+        if instance is None or instance.stage is Stage.GONE:
+            continue
+        since = instance.missed_at if instance.missed_at is not None else fact.at
+        instance = replace(
+            instance,
+            misses=instance.misses + 1,
+            missed_at=since,
+            looks=instance.looks + 1,
+            looked_at=fact.at,
+            doubted_at=None,
+        )
+        if instance.misses >= GONE_AFTER_MISSES and fact.at - since >= GONE_AFTER_SECONDS:
+            world = _ended(world, instance, fact.at)
+        else:
+            world = world.with_instance(instance)
+    return world
+
+
+def termination_accepted(world: World, fact: facts.TerminationAccepted) -> World:
+    for subject in fact.instances:
+        instance = world.instances.get(subject)
+        if instance is not None and instance.stage is not Stage.GONE:
+            world = world.with_instance(replace(instance.to(Stage.STOPPING, fact.at), ending=True))
+    return world
+
+
+def start_accepted(world: World, fact: facts.StartAccepted) -> World:
+    for subject in fact.instances:
+        instance = world.instances.get(subject)
+        if instance is not None and instance.stopped:
+            world = world.with_instance(
+                replace(instance.to(Stage.PENDING, fact.at), state="pending", detailed=False, private_host=None)
+            )
+    return world
+
+
+def observe(world: World, seen: Seen, at: float) -> World:
+    """Fold one description of an instance; one that is not known yet is taken in, if it is ours to take."""
+    instance = world.instances.get(seen.id)
+    if instance is None:
+        if seen.state == "terminated":
+            return world
+        instance = _taken_in(world, seen, at)
+        if instance is None:
+            if seen.id in world.strangers:
+                return world
+            return replace(world, strangers=(*world.strangers, seen.id))
+    looked = replace(
+        instance,
+        type=seen.type or instance.type,
+        name=seen.name or instance.name,
+        private_host=seen.private_host or instance.private_host,
+        public_host=seen.public_host or instance.public_host,
+        volumes=seen.volumes or instance.volumes,
+        why=seen.why or instance.why,
+        doubted_at=None,
+        misses=0,
+        missed_at=None,
+        looked_at=at,
+        looks=instance.looks + 1,
+        detailed=instance.detailed or (seen.state == "running" and bool(seen.private_host)),
+    )
+    moved = _moved(looked, seen.state, at)
+    if moved.stage is Stage.GONE and instance.stage is not Stage.GONE:
+        return _ended(world, replace(moved, stage=instance.stage), at)
+    if replace(moved, looked_at=instance.looked_at, looks=instance.looks) == instance and not _waits(instance):
+        return world
+    return world.with_instance(moved)
+
+
+def _waits(instance: Instance) -> bool:
+    """Whether a look that tells nothing new is news all the same, since the next one is spaced by it."""
+    return instance.stage in (Stage.REQUESTED, Stage.PENDING, Stage.STOPPING) or not instance.detailed
+
+
+def _taken_in(world: World, seen: Seen, at: float) -> Instance | None:
+    if seen.role is None:
+        return None
+    intent = world.intents.get(seen.token or "")
+    ours = intent is not None or seen.tags.get("flambed:cluster") == world.cluster_id
+    if not ours and not world.may_adopt:
+        return None
+    return Instance(
+        id=seen.id,
+        role=seen.role,
+        index=_index(world, seen),
+        type=seen.type,
+        stage_at=at,
+        story=((at, Stage.REQUESTED),),
+        state="pending",
+        launched_at=seen.launched_at or at,
+        adopted=not ours,
+        request=intent.request if intent else 0,
+        host_key=world.host_key if ours else None,
+    )
+
+
+def _index(world: World, seen: Seen) -> int | None:
+    """Return the index that a factory's name claims, else the lowest that is free."""
+    if seen.role is Role.ORCHESTRATOR or world.desired is None:
+        return None
+    taken = {i.index for i in world.instances.values() if i.role is Role.FACTORY and i.stage is not Stage.GONE}
+    prefix = f"{world.desired.name}_factory_"
+    if seen.name and seen.name.startswith(prefix) and seen.name[len(prefix) :].isdecimal():
+        claimed = int(seen.name[len(prefix) :])
+        if claimed not in taken:
+            return claimed
+    return next(index for index in range(len(taken) + 1) if index not in taken)
+
+
+def _moved(instance: Instance, state: str, at: float) -> Instance:
+    """Return the instance in the stage that EC2's word for the machine's state asks for; never back."""
+    stage = instance.stage
+    match state:
+        case "pending" if stage is Stage.REQUESTED:
+            return replace(instance.to(Stage.PENDING, at), state=state)
+        case "pending" if instance.stopped and instance.state == "stopped":
+            return replace(instance.to(Stage.PENDING, at), state=state, detailed=False)
+        case "running" if stage in (Stage.REQUESTED, Stage.PENDING) or instance.stopped:
+            return instance if instance.ending else _running(instance, at)
+        case "shutting-down":
+            return replace(instance if stage is Stage.GONE else instance.to(Stage.STOPPING, at), state=state)
+        case "stopping" | "stopped" if stage is not Stage.GONE and not instance.ending:
+            return replace(instance.to(Stage.STOPPING, at), state=state)
+        case "terminated" if stage is not Stage.GONE:
+            return replace(instance.to(Stage.GONE, at), state=state)
+        case _:
+            return instance
+
+
+def _running(instance: Instance, at: float) -> Instance:
+    return replace(
+        instance.to(Stage.RUNNING, at),
+        state="running",
+        running_at=at,
+        reach_from=at,
+        setup_from=at,
+        failure=None,
+    )
+
+
+def _ended(world: World, instance: Instance, at: float) -> World:
+    """Fold the end of an instance, and say why it ended."""
+    if instance.ending:
+        ending = Ending.ASKED
+    elif _was_due(world, instance, at):
+        ending = Ending.IDLE
+    else:
+        ending = Ending.LOST
+    gone = replace(instance.to(Stage.GONE, at), state="terminated", ended=ending, command=None)
+    lost = ending is Ending.LOST and world.wanted and world.converged_at is None
+    world = replace(world.with_instance(gone), losses=world.losses + (1 if lost else 0))
+    failures = {key: f for key, f in world.failures.items() if key.subject != instance.id}
+    return replace(world, failures=failures) if len(failures) != len(world.failures) else world
+
+
+def _was_due(world: World, instance: Instance, at: float) -> bool:
+    minutes = world.desired.timeout_minutes(instance.role) if world.desired else None
+    if minutes is None or instance.alarm is None or instance.policy_since is None:
+        return False
+    if world.hold is not None and world.hold.until > at:
+        return False
+    base = max(instance.policy_since, instance.last_busy or 0.0, instance.ready_at or 0.0)
+    return at >= base + minutes * 60 - IDLE_SLACK

@@ -1,0 +1,49 @@
+"""The one place where anything is decided.
+
+    decide(desired, world, now) -> what to do, what to remember, which protection there should be, when to look again
+
+Pure: it reads no clock, calls nothing and knows no event loop. Deciding again about a world in which nothing happened
+changes nothing, and a cluster that has converged gets no action. The parts, from top to bottom of a cluster's life:
+`launching` (whom to launch, roll back, give back), `hosts` (whom to look at, name, set up and inform), `protecting`
+(which protection each host should have), `phase` (what is to be said of it all).
+"""
+
+from __future__ import annotations
+
+from flambed.desired import Cluster
+from flambed.observed.facts import PhaseChanged
+from flambed.observed.world import World
+from flambed.plan.draft import Decision, Draft, Rules
+from flambed.plan.hosts import attend, look
+from flambed.plan.launching import conflict, launch, retire, trouble
+from flambed.plan.phase import phase_of
+from flambed.plan.protecting import protect
+
+__all__ = ["Decision", "Rules", "decide"]
+
+
+def decide(desired: Cluster | None, world: World, now: float, rules: Rules) -> Decision:
+    """Return what is to be done about a cluster.
+
+    Args:
+        desired: what its owner wants; None before the first `up`.
+        world: what is known of it.
+        now: UNIX seconds on the service's clock.
+        rules: what the settings add.
+    """
+    if desired is None:
+        return Decision(actions=(), conclusions=(), protection={}, wake_at=None)
+    draft = Draft(desired, world, rules, now)
+    if world.wanted:
+        launch(draft)
+        if trouble(draft) is None:
+            attend(draft)
+    else:
+        retire(draft)
+    look(draft)
+    if not world.wanted or conflict(draft) is None:
+        protect(draft)
+    phase, reason = phase_of(draft)
+    if (phase, reason) != (world.phase, world.reason):
+        draft.conclusions.append(PhaseChanged(at=now, phase=phase, reason=reason))
+    return draft.done()

@@ -1,0 +1,104 @@
+"""What a decision is made of, and the sheet on which it is drafted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flambed.actions import Action, Protection
+from flambed.desired import Cluster
+from flambed.errors import Reason
+from flambed.observed.facts import Fact, Key
+from flambed.observed.instance import Failure, Instance
+from flambed.observed.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the service's settings add to a decision. Durations in seconds."""
+
+    daemon: str  # the id of this service, for the tags
+    address: Literal["private", "public"] = "private"
+    reach_deadline: float = 900.0  # by when a running host has to answer SSH
+    has_events: bool = True  # a queue tells of state changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What `decide` says: what to do now, which protection there should be, and when to decide again at the latest."""
+
+    actions: tuple[Action, ...]
+    conclusions: tuple[Fact, ...]  # what follows from the world and has to be remembered
+    protection: Mapping[str, Protection]
+    wake_at: float | None
+
+
+_PAUSES: Mapping[Reason, tuple[float, float]] = {
+    Reason.THROTTLED: (2.0, 60.0),
+    Reason.TRANSIENT: (1.0, 60.0),
+    Reason.NOT_FOUND_YET: (1.0, 15.0),
+    Reason.NO_CAPACITY: (15.0, 60.0),
+    Reason.CONNECTION_LOST: (1.0, 30.0),
+    Reason.MISMATCH: (1.0, 30.0),
+}
+_LONG_PAUSE = (30.0, 600.0)
+
+
+def again_at(failure: Failure) -> float:
+    """Return when what failed may be tried again: pauses double with each try in a row, up to a limit by reason."""
+    first, most = _PAUSES.get(failure.reason, _LONG_PAUSE)
+    return failure.at + min(first * 2.0 ** min(failure.tries - 1, 16), most)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A decision in the making."""
+
+    desired: Cluster
+    world: World
+    rules: Rules
+    now: float
+    actions: list[Action] = field(default_factory=list)
+    conclusions: list[Fact] = field(default_factory=list)
+    protection: dict[str, Protection] = field(default_factory=dict)
+    wake_at: float = math.inf
+
+    def want(self, action: Action) -> None:
+        """Ask for an action, unless the like of it is under way or failed a moment ago."""
+        ready_at = max((self._ready_at(key) for key in action.keys), default=self.now)
+        if ready_at <= self.now:
+            self.actions.append(action)
+        else:
+            self.wake(ready_at)
+
+    def free(self, key: Key) -> bool:
+        """Whether nothing with this key is under way or waits for its next try; wakes up when it does."""
+        ready_at = self._ready_at(key)
+        if ready_at > self.now:
+            self.wake(ready_at)
+        return ready_at <= self.now
+
+    def wake(self, at: float) -> None:
+        """Decide again at this time at the latest; infinity never."""
+        self.wake_at = min(self.wake_at, at)
+
+    def address_of(self, instance: Instance) -> str | None:
+        """Return the address to connect to (S25)."""
+        return instance.public_host if self.rules.address == "public" else instance.private_host
+
+    def _ready_at(self, key: Key) -> float:
+        if key in self.world.in_flight:
+            return math.inf
+        failure = self.world.failures.get(key)
+        return again_at(failure) if failure else self.now
+
+    def done(self) -> Decision:
+        """Return the decision."""
+        return Decision(
+            actions=tuple(self.actions),
+            conclusions=tuple(self.conclusions),
+            protection=self.protection,
+            wake_at=None if math.isinf(self.wake_at) else self.wake_at,
+        )

@@ -1,0 +1,182 @@
+"""Whom to look at, to name, to set up and to tell about the cluster: everything about one host at a time."""
+
+from __future__ import annotations
+
+import json
+
+from flambed.actions import Describe, Inform, LearnHostKey, SetUp, Tag
+from flambed.desired import Role
+from flambed.errors import Reason
+from flambed.observed.facts import HostGivenUp, Key
+from flambed.observed.instance import Instance, Stage
+from flambed.plan.draft import Draft
+from flambed.setupkeys import setup_digest
+from flambed.tags import digest_of, tags_of
+
+SPACING = 1.0
+"""Seconds between two looks at EC2 at least; what becomes due in between is asked for together."""
+
+DETAILS_AFTER = 5.0
+"""Seconds that a running instance waits for its siblings, so that one look serves all of them."""
+
+
+def attend(draft: Draft) -> None:
+    """Name, set up and inform each running host."""
+    description = describe_cluster(draft)
+    digest = digest_of({"text": description})
+    for instance in draft.world.instances.values():
+        _tag(draft, instance)
+        if instance.stage is Stage.READY and instance.setup_done == setup_digest(draft.desired.setup_cmds):
+            _inform(draft, instance, description, digest)
+        elif instance.stage in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
+            _set_up(draft, instance, description, digest)
+
+
+def describe_cluster(draft: Draft) -> str:
+    """Return the text of ~/.flambed/cluster.json: who belongs to the cluster, and where (C01's "set-up cluster")."""
+    desired, world = draft.desired, draft.world
+
+    def row(instance: Instance) -> dict[str, object]:
+        return {
+            "id": instance.id,
+            "role": instance.role.value,
+            "index": instance.index,
+            "name": desired.instance_name(instance.role, instance.index),
+            "type": instance.type,
+            "address": instance.private_host,
+        }
+
+    known = [i for role in Role for i in world.of(role) if i.stage in _MEMBERS and i.private_host]
+    orchestrator = next((row(i) for i in known if i.role is Role.ORCHESTRATOR), None)
+    return json.dumps(
+        {
+            "name": desired.name,
+            "creator": desired.creator,
+            "region": world.region,
+            "username": desired.username,
+            "orchestrator": orchestrator,
+            "factories": [row(i) for i in known if i.role is Role.FACTORY],
+        },
+        indent=2,
+    )
+
+
+_MEMBERS = frozenset(Stage) - {Stage.STOPPING, Stage.GONE}
+
+
+def look(draft: Draft) -> None:
+    """Ask EC2 about the instances that an event, an absence or a long silence casts doubt on."""
+    due = {i.id: at for i in draft.world.instances.values() if (at := _look_due(draft, i)) is not None}
+    if not due:
+        return
+    last = max((i.looked_at for i in draft.world.instances.values() if i.looks), default=0.0)
+    first = max(min(due.values()), last + SPACING)
+    if first > draft.now:
+        draft.wake(first)
+        return
+    draft.want(Describe(tuple(sorted(i for i, at in due.items() if at <= draft.now + SPACING))))
+
+
+def _look_due(draft: Draft, instance: Instance) -> float | None:
+    if instance.stage is Stage.GONE:
+        return None
+    if instance.doubted_at is not None:
+        return instance.doubted_at
+    since = max(instance.stage_at, instance.looked_at if instance.looks else 0.0)
+    if instance.stage in (Stage.REQUESTED, Stage.PENDING, Stage.STOPPING) and instance.state != "stopped":
+        return since + _patience(draft, instance)
+    if instance.misses:
+        return instance.looked_at + 15.0 * instance.misses
+    if draft.address_of(instance) is None and instance.stage is Stage.RUNNING:
+        return since + min(float(instance.looks), 15.0)
+    if not instance.detailed:
+        siblings = any(i.stage in (Stage.REQUESTED, Stage.PENDING) for i in draft.world.instances.values())
+        return since + (DETAILS_AFTER if siblings or instance.looks else 0.0)
+    return None
+
+
+def _patience(draft: Draft, instance: Instance) -> float:
+    """Return how long an instance may say nothing before it is looked at: an event should come first, if there are any."""
+    if draft.rules.has_events:
+        return min(60.0 * 2.0**instance.looks, 300.0)
+    return min(2.0 * 1.5**instance.looks, 15.0)
+
+
+def _tag(draft: Draft, instance: Instance) -> None:
+    """Name the instance and its volumes, and bring their tags up to date, once its volumes are known (S22, S23)."""
+    if not (instance.detailed and instance.alive):
+        return
+    desired, world = draft.desired, draft.world
+    tags = tags_of(
+        desired,
+        instance.role,
+        desired.instance_name(instance.role, instance.index),
+        cluster_id=world.cluster_id,
+        daemon=draft.rules.daemon,
+        owner=world.owner,
+    )
+    digest = digest_of({"tags": tags, "volumes": list(instance.volumes)})
+    if instance.tagged != digest:
+        draft.want(Tag(instance.id, instance.volumes, tags, digest))
+
+
+def _set_up(draft: Draft, instance: Instance, description: str, description_digest: str) -> None:
+    key = Key("setup", instance.id)
+    if key in draft.world.in_flight:
+        return
+    reach_by = (instance.reach_from or instance.stage_at) + draft.rules.reach_deadline
+    if instance.stage is not Stage.RUNNING:  # it was reached before, and the link was lost
+        reach_by = draft.now + draft.rules.reach_deadline
+    address = draft.address_of(instance)
+    if instance.host_key is None:
+        draft.want(LearnHostKey(instance.id))
+    if instance.host_key is None or address is None or not _may_start(draft, instance):
+        draft.wake(reach_by)
+        if draft.now >= reach_by:
+            draft.conclusions.append(_given_up(draft, instance))
+        return
+    digest = setup_digest(draft.desired.setup_cmds)
+    draft.want(
+        SetUp(
+            instance=instance.id,
+            address=address,
+            host_key=instance.host_key,
+            first=instance.commands_done if instance.setup_digest == digest else 0,
+            attempt=instance.attempt,
+            commands=draft.desired.setup_cmds,
+            digest=digest,
+            description=description,
+            description_digest=description_digest,
+            reach_by=reach_by,
+        )
+    )
+
+
+def _may_start(draft: Draft, instance: Instance) -> bool:
+    """Whether an enforcer is seen to stand: nothing is set up on a host that nobody would end (row "arming")."""
+    return draft.desired.timeout_minutes(instance.role) is None or instance.alarm is not None
+
+
+def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:
+    if instance.host_key is None:
+        failure = draft.world.failures.get(Key("host_key", instance.id))
+        said = f" ({failure.message})" if failure else ""
+        message = f"nothing vouches for its host key{said}; it is never trusted blindly"
+        return HostGivenUp(at=draft.now, instance=instance.id, reason=Reason.HOST_KEY_UNKNOWN, message=message)
+    if draft.address_of(instance) is None:
+        message = f"it has no {draft.rules.address} address; see the setting `address` and the subnet"
+        return HostGivenUp(at=draft.now, instance=instance.id, reason=Reason.UNREACHABLE, message=message)
+    lacking = instance.alarm_lacking
+    said = f": {lacking.message} ({lacking.code})" if lacking else ""
+    message = f"its idle-termination alarm could not be put, so it was not set up{said}"
+    reason = lacking.reason if lacking else Reason.TIMED_OUT
+    return HostGivenUp(at=draft.now, instance=instance.id, reason=reason, message=message)
+
+
+def _inform(draft: Draft, instance: Instance, description: str, digest: str) -> None:
+    """Tell a ready host who belongs to the cluster now, unless that is still changing."""
+    if instance.informed == digest or draft.world.intents:
+        return
+    address = draft.address_of(instance)
+    if address is not None and instance.host_key is not None:
+        draft.want(Inform(instance.id, address, instance.host_key, description, digest))

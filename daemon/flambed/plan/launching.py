@@ -1,0 +1,193 @@
+"""Whom to launch, whom to roll back, whom to give back: everything that changes how many instances there are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flambed.actions import Find, Launch, Prepare, Start, Terminate
+from flambed.desired import Role
+from flambed.errors import Reason
+from flambed.observed.facts import Key, LaunchAbandoned
+from flambed.observed.instance import Ending, Failure, Instance, Stage
+from flambed.observed.world import World
+from flambed.plan.draft import Draft, again_at
+
+ATTEMPTS = 3
+"""How many instances that ended before the cluster was first ready are replaced."""
+
+BATCH = 100
+"""Instances that one RunInstances asks for at most, as AWS advises."""
+
+HOPELESS = frozenset({Reason.BAD_REQUEST, Reason.NOT_PERMITTED, Reason.QUOTA, Reason.MISMATCH})
+"""Refusals of a launch that waiting does not mend."""
+
+
+def launch(draft: Draft) -> None:
+    """Bring the number of instances to what is wanted, or roll back a launch that has failed."""
+    world = draft.world
+    if world.found_at is None:
+        draft.want(Find())
+        return
+    _replay(draft)
+    if trouble(draft) is not None:
+        _roll_back(draft)
+        return
+    _start_stopped(draft)
+    _shrink(draft)
+    if world.converged_at is None and world.losses <= ATTEMPTS:
+        _launch_missing(draft)
+    draft.wake(deadline(draft) if world.launch_failures else float("inf"))
+
+
+def retire(draft: Draft) -> None:
+    """Give everything back: terminate what lives, and learn what a launch without an answer has created."""
+    _replay(draft)
+    _terminate(draft, [i for i in draft.world.instances.values() if i.stage is not Stage.GONE and not i.ending])
+
+
+def missing(world: World, draft: Draft, role: Role) -> int:
+    """Return how many instances of a role are neither alive nor being launched."""
+    alive = sum(1 for i in world.of(role) if i.alive)
+    asked = sum(intent.spec.count for intent in world.intents.values() if intent.spec.role is role)
+    return max(0, draft.desired.count_of(role) - alive - asked)
+
+
+def deadline(draft: Draft) -> float:
+    """Return the time at which a launch that is not complete has failed or stays as it is."""
+    return draft.world.requested_at + draft.desired.launch.deadline
+
+
+def conflict(draft: Draft) -> str | None:
+    """Return why what exists cannot be this cluster, so that none of it may be touched (S19); None where it can."""
+    world, desired = draft.world, draft.desired
+    orchestrators = [i.id for i in world.of(Role.ORCHESTRATOR) if i.alive]
+    if len(orchestrators) > 1:
+        return (
+            f"two orchestrators carry the name {desired.name}: {' and '.join(orchestrators)}; neither was touched. "
+            "Terminate one of them, or give one's cluster another name in its tag Cluster-Name, then run `up` again"
+        )
+    if world.strangers:
+        return (
+            f"{', '.join(world.strangers)} carry the tags of this cluster and were not launched by this service; "
+            "a member of the admin group may adopt them with `up`, or terminate them first"
+        )
+    return None
+
+
+def trouble(draft: Draft) -> str | None:
+    """Return why the launch has failed for good, in words for the user; None while there is hope (S31)."""
+    world = draft.world
+    if (why := conflict(draft)) is not None:
+        return why
+    if world.converged_at is not None:
+        return None
+    if (failure := world.failures.get(Key("prepare"))) and failure.reason in HOPELESS:
+        return failure.message
+    for role in Role:
+        if (why := _role_failed(draft, role)) is not None:
+            return why
+    return None
+
+
+def _role_failed(draft: Draft, role: Role) -> str | None:
+    world = draft.world
+    alive = [i for i in world.of(role) if i.alive]
+    least = 1 if role is Role.ORCHESTRATOR else draft.desired.minimum_factories
+    failure = world.launch_failures.get(role) or world.failures.get(Key("prepare")) or _open_failure(world, role)
+    if alive and len(alive) >= min(least, draft.desired.count_of(role)):
+        return None
+    if draft.desired.count_of(role) == 0:
+        return None
+    if world.losses > ATTEMPTS:
+        return f"{world.losses} instances ended before the cluster was ready; the last: {_last_loss(world)}"
+    if failure is None:
+        return None
+    words = f"{role.value.lower()}: {failure.message} ({failure.code})"
+    if failure.reason in HOPELESS and not alive and not any(i.spec.role is role for i in world.intents.values()):
+        return words
+    if draft.now >= deadline(draft):
+        return f"{words}; given up after {draft.desired.launch.deadline:g} s (launch.deadline)"
+    return None
+
+
+def _open_failure(world: World, role: Role) -> Failure | None:
+    for intent in world.intents.values():
+        if intent.spec.role is role and (failure := world.failures.get(Key("launch", intent.token))):
+            return failure
+    return None
+
+
+def _last_loss(world: World) -> str:
+    lost = [i for i in world.instances.values() if i.ended is Ending.LOST]
+    last = max(lost, key=lambda i: i.stage_at)
+    return f"{last.id}: {last.why or 'EC2 gives no reason'}"
+
+
+def _replay(draft: Draft) -> None:
+    """Call again what was written down and has no answer; what certainly created nothing is dropped once it is moot."""
+    world = draft.world
+    moot = not world.wanted or (world.found_at is not None and trouble(draft) is not None)
+    for token, intent in world.intents.items():
+        key = Key("launch", token)
+        failure = world.failures.get(key)
+        if moot and key not in world.in_flight and failure and failure.reason is Reason.THROTTLED:
+            draft.conclusions.append(
+                LaunchAbandoned(at=draft.now, token=token, why="the launch is not wanted any more")
+            )
+        else:
+            draft.want(Launch(token, intent.spec))
+
+
+def _launch_missing(draft: Draft) -> None:
+    world = draft.world
+    wanted = {role: missing(world, draft, role) for role in Role}
+    needed = tuple(role for role, count in wanted.items() if count)
+    if not needed:
+        return
+    if unknown := tuple(role for role in needed if role not in world.specs):
+        draft.want(Prepare(unknown))
+        return
+    number = world.launches
+    for role in needed:
+        failure = world.launch_failures.get(role)
+        if failure is not None and (failure.reason in HOPELESS or draft.now >= deadline(draft)):
+            continue
+        if failure is not None and again_at(failure) > draft.now:
+            draft.wake(again_at(failure))
+            continue
+        for count in _batches(wanted[role]):
+            token = f"{world.cluster_id}-{world.request}-{number}"
+            draft.want(Launch(token, replace(world.specs[role], count=count)))
+            number += 1
+
+
+def _batches(count: int) -> list[int]:
+    return [min(BATCH, count - done) for done in range(0, count, BATCH)]
+
+
+def _start_stopped(draft: Draft) -> None:
+    stopped = tuple(i.id for i in draft.world.instances.values() if i.stopped and i.state == "stopped")
+    free = tuple(i for i in stopped if draft.free(Key("start", i)))
+    if free and draft.world.converged_at is None:
+        draft.want(Start(free))
+
+
+def _shrink(draft: Draft) -> None:
+    """Give back the factories with the highest indices, if the `up` said that the cluster may shrink."""
+    if not draft.world.shrink:
+        return
+    factories = [i for i in draft.world.of(Role.FACTORY) if i.alive]
+    _terminate(draft, factories[draft.desired.factories_num :])
+
+
+def _roll_back(draft: Draft) -> None:
+    """Terminate what this launch created; what existed before is left alone."""
+    world = draft.world
+    created = [i for i in world.instances.values() if i.request == world.request and not i.adopted]
+    _terminate(draft, [i for i in created if i.stage is not Stage.GONE and not i.ending])
+
+
+def _terminate(draft: Draft, instances: list[Instance]) -> None:
+    free = tuple(i.id for i in instances if draft.free(Key("terminate", i.id)))
+    if free:
+        draft.want(Terminate(free))

@@ -1,0 +1,103 @@
+"""What is to be said of the cluster as a whole: its phase and the reason, in words."""
+
+from __future__ import annotations
+
+from flambed.desired import Role
+from flambed.observed.facts import Key
+from flambed.observed.instance import UNDER_WAY, Ending, Instance, Stage
+from flambed.plan.draft import Draft
+from flambed.plan.hosts import describe_cluster
+from flambed.plan.launching import missing, trouble
+from flambed.setupkeys import setup_digest
+from flambed.tags import digest_of
+
+
+def phase_of(draft: Draft) -> tuple[str, str | None]:
+    """Return the phase (converging, ready, degraded, failed, stopping or gone) and the reason, if there is one to give."""
+    world = draft.world
+    left = [i for i in world.instances.values() if i.stage is not Stage.GONE]
+    if not world.wanted:
+        if left or world.intents:
+            return "stopping", _stubborn(draft)
+        return "gone", None
+    if world.found_at is None and not left:
+        failure = world.failures.get(Key("find"))
+        return "converging", f"cannot look for the cluster: {failure.message}" if failure else None
+    if (why := trouble(draft)) is not None:
+        return "failed", why
+    idle = [i for i in world.instances.values() if i.ended is Ending.IDLE]
+    if not left and idle and world.converged_at is not None:
+        return "gone", "idle_ended"
+    if _moving(draft):
+        return "converging", _waiting_for(draft)
+    problems = _problems(draft)
+    if problems:
+        return "degraded", "; ".join(problems)
+    return "ready", "idle_ended" if idle else None
+
+
+def _moving(draft: Draft) -> bool:
+    """Whether something is under way that leads on without anybody's help."""
+    world = draft.world
+    if world.found_at is None or world.intents:
+        return True
+    if any(i.stage in UNDER_WAY or (i.stopped and world.converged_at is None) for i in world.instances.values()):
+        return True
+    if world.converged_at is None and _will_launch(draft):
+        return True
+    digest = setup_digest(draft.desired.setup_cmds)
+    text = digest_of({"text": describe_cluster(draft)})
+    return any(
+        i.stage is Stage.READY and (i.setup_done != digest or (i.informed != text and not _cannot_tell(draft, i)))
+        for i in world.instances.values()
+    )
+
+
+def _will_launch(draft: Draft) -> bool:
+    """Whether instances are missing and nothing has yet spoken against launching them."""
+    return any(missing(draft.world, draft, role) and role not in draft.world.launch_failures for role in Role)
+
+
+def _cannot_tell(draft: Draft, instance: Instance) -> bool:
+    return Key("inform", instance.id) in draft.world.failures
+
+
+def _waiting_for(draft: Draft) -> str | None:
+    """Return what holds the cluster up, where that is not simply time."""
+    world = draft.world
+    if (failure := world.failures.get(Key("prepare"))) is not None:
+        return failure.message
+    for role, failure in world.launch_failures.items():
+        return f"{role.value.lower()}: {failure.message} ({failure.code}); asked for again"
+    return None
+
+
+def _problems(draft: Draft) -> list[str]:
+    world, desired = draft.world, draft.desired
+    found = []
+    for role in Role:
+        short = missing(world, draft, role)
+        ended = [i for i in world.instances.values() if i.role is role and i.ended is Ending.IDLE]
+        if short > len(ended) or (role is Role.ORCHESTRATOR and short):
+            failure = world.launch_failures.get(role)
+            lost = [i for i in world.instances.values() if i.role is role and i.ended is Ending.LOST]
+            why = failure.message if failure else (lost[-1].why if lost and lost[-1].why else "ended from outside")
+            names = "the orchestrator" if role is Role.ORCHESTRATOR else f"{short} of {desired.factories_num} factories"
+            found.append(f"{names} missing: {why}; `flambectl up` launches what is missing")
+    for instance in world.instances.values():
+        if instance.stage is Stage.FAILED and instance.failure is not None:
+            name = desired.instance_name(instance.role, instance.index)
+            found.append(f"{name}: {instance.failure.message}; mend it and run `flambectl retry {desired.name}`")
+        elif instance.stopped and world.converged_at is not None:
+            name = desired.instance_name(instance.role, instance.index)
+            found.append(f"{name} was stopped from outside; `flambectl up` starts it")
+        elif instance.stage is Stage.READY and (failure := world.failures.get(Key("inform", instance.id))):
+            name = desired.instance_name(instance.role, instance.index)
+            found.append(f"{name} does not know who belongs to the cluster: {failure.message}")
+    return found
+
+
+def _stubborn(draft: Draft) -> str | None:
+    """Return what keeps instances from ending."""
+    told = [f"{key.subject}: {f.message}" for key, f in draft.world.failures.items() if key.kind == "terminate"]
+    return "; ".join(sorted(told)) or None

@@ -1,0 +1,103 @@
+"""Which protection each host should have: the table that the region's keeper makes true (idle protection)."""
+
+from __future__ import annotations
+
+import math
+
+from flambed.actions import Protection
+from flambed.desired import Role
+from flambed.observed.instance import Instance, Stage
+from flambed.plan.draft import Draft
+from flambed.policy import LONGEST_WINDOW, IdlePolicy, policy_of
+
+EXPERIMENT_MAY_BEGIN = 30 * 60.0
+"""Seconds after ready that a host with timeout 0 waits for the experiment to begin."""
+
+_UP = frozenset({Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY, Stage.FAILED})
+
+
+def protect(draft: Draft) -> None:
+    """Write down the protection of every host that runs, and the removal of what outlived its instance."""
+    for instance in draft.world.instances.values():
+        if instance.stage in _UP:
+            draft.protection[instance.id] = _wanted(draft, instance)
+        elif instance.stage is Stage.GONE and _may_have_alarm(draft, instance):
+            policy = policy_of(draft.desired, instance.role)
+            draft.protection[instance.id] = Protection(
+                instance=instance.id,
+                minutes=None,
+                threshold=policy.threshold,
+                vote_until=None,
+                seed=False,
+                policy="gone",
+                gone=True,
+            )
+
+
+def votes(draft: Draft, instance: Instance) -> dict[str, float]:
+    """Return what says that a host is in use, and until when each of it counts (UNIX seconds, infinity: until it ends)."""
+    world, policy = draft.world, policy_of(draft.desired, instance.role)
+    if policy.minutes is None:
+        return {}
+    found: dict[str, float] = {}
+    if instance.stage in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
+        longest = draft.rules.reach_deadline + draft.desired.setup.timeout * len(draft.desired.setup_cmds)
+        found["setup"] = (instance.setup_from or instance.stage_at) + longest
+    if instance.role is Role.ORCHESTRATOR and any(i.alive for i in world.of(Role.FACTORY)):
+        found["factories"] = math.inf
+    if world.hold is not None:
+        found["hold"] = world.hold.until
+    if draft.desired.timeout_minutes(instance.role) == 5 and instance.ready_at and _timeout_is_zero(draft, instance):
+        found["beginning"] = instance.ready_at + EXPERIMENT_MAY_BEGIN
+    if policy.minutes > LONGEST_WINDOW:
+        base = max(instance.policy_since or instance.stage_at, instance.last_busy or 0.0)
+        found["window"] = base + (policy.minutes - LONGEST_WINDOW) * 60.0
+    return {kind: until for kind, until in found.items() if until > draft.now}
+
+
+def ends_at(draft: Draft, instance: Instance) -> float | None:
+    """Return when a host ends if nothing more happens; None: never, or not while a vote lives."""
+    policy = policy_of(draft.desired, instance.role)
+    if policy.minutes is None or instance.alarm is None or instance.stage not in _UP:
+        return None
+    if instance.busy or votes(draft, instance):
+        return None
+    base = max(instance.policy_since or 0.0, instance.last_busy or 0.0, instance.ready_at or 0.0)
+    return base + policy.minutes * 60.0
+
+
+def _timeout_is_zero(draft: Draft, instance: Instance) -> bool:
+    hours = (
+        draft.desired.orchestrator_timeout if instance.role is Role.ORCHESTRATOR else draft.desired.factories_timeout
+    )
+    return hours == 0
+
+
+def _wanted(draft: Draft, instance: Instance) -> Protection:
+    policy = policy_of(draft.desired, instance.role)
+    live = votes(draft, instance)
+    until = max(live.values(), default=None)
+    if until is not None:
+        draft.wake(min(live.values()))
+    return Protection(
+        instance=instance.id,
+        minutes=policy.minutes,
+        threshold=policy.threshold,
+        vote_until=until,
+        seed=_must_seed(instance, policy),
+        policy=policy.digest,
+    )
+
+
+def _must_seed(instance: Instance, policy: IdlePolicy) -> bool:
+    """Whether the host may have idled before this policy began, so that its alarm would fire at once (S37)."""
+    if policy.minutes is None or policy.digest in (instance.seeded, instance.policy):
+        return False
+    return instance.adopted or instance.policy is not None
+
+
+def _may_have_alarm(draft: Draft, instance: Instance) -> bool:
+    if instance.alarm_removed:
+        return False
+    timeout = draft.desired.timeout_minutes(instance.role)
+    return instance.alarm is not None or instance.adopted or timeout is not None

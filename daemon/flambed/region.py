@@ -1,0 +1,288 @@
+"""What all clusters of one account and region share: clients, quotas, one inbox, one survey, one keeper of alarms.
+
+Facts go from here to the clusters' loops, through the sink with which a cluster subscribed. Events carry no tags, so
+they are routed by instance; one that comes before its instance is known - it may outrun the answer to RunInstances -
+waits a while for its cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from flambed.aws import CALL_ERRORS, Answer, AwsError, Clients, as_aws_error
+from flambed.clock import Clock
+from flambed.errors import Reason
+from flambed.keeper import Keeper
+from flambed.observed import survey
+from flambed.observed.facts import Fact, Image, InterruptionNotified, StateNotified
+from flambed.observed.inbox import Inbox
+from flambed.pacing import Pacer, Rank
+from flambed.sharing import Shared
+
+Identity = tuple[str, str]
+"""A cluster, by creator and name."""
+
+Sink = Callable[[Fact], None]
+"""Takes one fact for a cluster's loop; returns at once."""
+
+Event = StateNotified | InterruptionNotified
+
+STRAY_SECONDS: Final = 600.0
+STRAYS: Final = 2_000
+"""How long, and how many of, events of unknown instances wait. An account has others' instances, too."""
+
+NOBODY: Final[Identity] = ("", "")
+"""Whose a call is that is made for all clusters."""
+
+
+class Emit(Protocol):
+    """Writes one line of the log."""
+
+    def __call__(self, event: str, /, **fields: Any) -> None: ...
+
+
+class Region:
+    """One account's region, shared by its clusters. Use it as a context manager, or `start` and `close` it."""
+
+    def __init__(
+        self,
+        name: str,
+        clients: Clients,
+        *,
+        emit: Emit,
+        clock: Clock = Clock(),  # noqa: B008 - a frozen value
+        queue: str | None = None,
+        image_owners: tuple[str, ...] = (),
+        survey_interval: float = 300.0,
+        memory: MutableMapping[str, str] | None = None,
+    ) -> None:
+        """Prepare a region; nothing is called yet.
+
+        Args:
+            name: the region, such as us-east-1.
+            clients: its clients.
+            emit: takes events for the log.
+            clock: the service's clock.
+            queue: the URL of the SQS queue with EC2's events, or None.
+            image_owners: accounts whose images may be default images (S27).
+            survey_interval: real seconds between two looks at everything.
+            memory: what is to be known after a restart (see `keeper`); by default it is forgotten.
+        """
+        self.name = name
+        self.clients = clients
+        self.emit = emit
+        self.clock = clock
+        self.image_owners = image_owners
+        self.survey_interval = survey_interval
+        self.pacer = Pacer()
+        self.images: Shared[tuple[str, ...], Mapping[str, Image]] = Shared()
+        self.parameters: Shared[tuple[str, ...], Mapping[str, str]] = Shared()
+        self.types: Shared[tuple[str, ...], Mapping[str, Any]] = Shared()
+        self.offerings: Shared[str, tuple[str, ...]] = Shared()
+        self._accounts: Shared[str, str] = Shared(keep=float("inf"))
+        self._offset = 0.0
+        self._sinks: dict[Identity, Sink] = {}
+        self._routes: dict[str, Identity] = {}
+        self._strays: OrderedDict[str, list[tuple[float, Event]]] = OrderedDict()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.inbox = Inbox(self, queue) if queue else None
+        self.keeper = Keeper(self, memory if memory is not None else {})
+
+    # --- its life ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to read events, to survey and to keep alarms."""
+        works: dict[str, Callable[[], Awaitable[None]]] = {"survey": lambda: survey.keep_surveying(self)}
+        if self.inbox is not None:
+            works["inbox"] = self.inbox.run
+        works |= self.keeper.works()
+        for name, work in works.items():
+            task = asyncio.create_task(supervise(name, work, self.emit), name=f"{self.name} {name}")
+            self._tasks.append(task)
+        self.emit("region.opened", region=self.name, queue=self.inbox is not None)
+
+    async def close(self) -> None:
+        """End everything that `start` began, and what is still being fetched."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        for shared in (self.images, self.parameters, self.types, self.offerings, self._accounts):
+            await shared.close()
+        self.pacer.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        method: Callable[..., Awaitable[Answer]],
+        /,
+        *,
+        rank: Rank = Rank.LOOK,
+        whose: Identity = NOBODY,
+        units: int = 1,
+        **params: Any,
+    ) -> Answer:
+        """Call a method of one of the clients once, when the account's quotas let it.
+
+        Args:
+            method: such as `region.clients.ec2.run_instances`.
+            rank: what it is for, which decides who goes first.
+            whose: the cluster that it is for; clusters take turns.
+            units: how many instances it launches or terminates.
+            params: the call's own parameters, under AWS's names.
+
+        Raises:
+            AwsError: AWS refused, or was not reached. It may have done it all the same where the reason is TRANSIENT.
+        """
+        name = getattr(method, "__name__", str(method))
+        await self.pacer.pace(name, params, rank, whose, units)
+        try:
+            answer = await method(**params)
+        except CALL_ERRORS as error:
+            raise self._refused(as_aws_error(error, _action(name)), name, params) from error
+        self._learn_offset(answer)
+        return answer
+
+    def _refused(self, error: AwsError, name: str, params: Mapping[str, Any]) -> AwsError:
+        if error.reason is Reason.THROTTLED:
+            self.pacer.throttled(name, params)
+            self.emit("aws.throttled", region=self.name, call=error.action)
+        else:
+            self.emit(
+                "aws.call_failed",
+                region=self.name,
+                call=error.action,
+                reason=error.reason.value,
+                code=error.code,
+                message=error.message,
+            )
+        return error
+
+    def now(self) -> float:
+        """Return the time as AWS has it, UNIX seconds: the service's clock, and how far AWS is ahead of it."""
+        return self.clock.now() + self._offset
+
+    @property
+    def offset(self) -> float:
+        """Seconds by which AWS's clock is ahead of this machine's; 0 where they agree within two seconds."""
+        return self._offset
+
+    def _learn_offset(self, answer: Answer) -> None:
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if date:
+            # The header tells whole seconds, so half a second is the best guess for the rest of them.
+            ahead = parsedate_to_datetime(date).timestamp() + 0.5 - time.time()
+            self._offset = ahead if abs(ahead) > 2.0 else 0.0
+
+    async def account(self) -> str:
+        """Return the number of the account that the credentials belong to.
+
+        Raises:
+            AwsError: they are not accepted, or AWS is not reached.
+        """
+
+        async def fetch() -> str:
+            return str((await self.call(self.clients.sts.get_caller_identity))["Account"])
+
+        return await self._accounts.get("account", fetch)
+
+    # --- facts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def clusters(self) -> tuple[Identity, ...]:
+        """The clusters that have subscribed."""
+        return tuple(self._sinks)
+
+    def subscribe(self, cluster: Identity, sink: Sink) -> None:
+        """Send the facts of a cluster to this sink from now on."""
+        self._sinks[cluster] = sink
+
+    def unsubscribe(self, cluster: Identity) -> None:
+        """Send nothing more to a cluster, forget its instances, and leave their alarms as they are."""
+        self._sinks.pop(cluster, None)
+        self._routes = {instance: owner for instance, owner in self._routes.items() if owner != cluster}
+        self.keeper.forget(cluster)
+
+    def route(self, instance: str, cluster: Identity) -> None:
+        """Send an instance's events to this cluster, those that came before it was known among them."""
+        self._routes[instance] = cluster
+        now = asyncio.get_running_loop().time()
+        for since, event in self._strays.pop(instance, ()):
+            if now - since <= STRAY_SECONDS:
+                self.tell(cluster, event)
+
+    def unroute(self, instance: str) -> None:
+        """Send an instance's events to nobody any more."""
+        self._routes.pop(instance, None)
+
+    def tell(self, cluster: Identity, fact: Fact) -> None:
+        """Give a fact to a cluster, if it has subscribed."""
+        if (sink := self._sinks.get(cluster)) is not None:
+            sink(fact)
+
+    def deliver(self, event: Event) -> None:
+        """Give an event to the cluster of its instance, or keep it until there is one."""
+        cluster = self._routes.get(event.instance)
+        if cluster is not None:
+            self.tell(cluster, event)
+            return
+        now = asyncio.get_running_loop().time()
+        self._strays.setdefault(event.instance, []).append((now, event))
+        self._strays.move_to_end(event.instance)
+        while self._strays:
+            oldest, events = next(iter(self._strays.items()))
+            if len(self._strays) <= STRAYS and now - events[-1][0] <= STRAY_SECONDS:
+                break
+            del self._strays[oldest]
+
+
+def _action(method: str) -> str:
+    """Return the call's name as AWS writes it: run_instances is RunInstances."""
+    return "".join(word.capitalize() for word in method.split("_"))
+
+
+async def supervise(name: str, work: Callable[[], Awaitable[None]], emit: Emit) -> None:
+    """Run what should never end; if it crashes, say so and start it again, after a pause that grows with each crash.
+
+    A pause is a second at first and a minute at most; it begins anew after ten minutes without a crash.
+    """
+    loop = asyncio.get_running_loop()
+    pause = 1.0
+    while True:
+        began = loop.time()
+        task = asyncio.ensure_future(work())
+        try:
+            await asyncio.wait({task})
+        finally:
+            # We may be the one that is cancelled: what we started ends with us.
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        error = task.exception() if not task.cancelled() else asyncio.CancelledError("it was cancelled from inside")
+        pause = 1.0 if loop.time() - began > 600.0 else pause
+        emit(
+            "step.crashed",
+            step=name,
+            pause=pause,
+            error=f"{type(error).__name__}: {error}",
+            traceback="".join(traceback.format_exception(error)),
+        )
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 60.0)

@@ -1,0 +1,258 @@
+"""The service's own settings: a file, the environment over it, the command line over both.
+
+A setting `a.b` is `FLAMBED_A__B` in the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+
+from flambed import fields, validation, yamlfile
+from flambed.durations import Duration
+from flambed.errors import ClusterConfigurationError, Problem
+from flambed.wording import nearest, shown
+from flambed.yamlfile import Document
+from flambed.yamltree import Place
+
+DEFAULT_FILE: Final = Path("/etc/flambed/flambed.yaml")
+SYSTEM_SOCKET: Final = Path("/run/flambed/control.sock")
+
+_PREFIX: Final = "FLAMBED_"
+_NO_SETTINGS: Final = frozenset({"FLAMBED_CONFIG", "FLAMBED_LAB_MINUTE"})
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute() or "\0" in str(path):
+        raise fields.refuse("path", f"{str(path)!r} is not absolute: begin it with /")
+    return path
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("https://", "http://")) or " " in text:
+        raise fields.refuse("url", f"{shown(text)} is no queue URL: it begins with https://")
+    return text
+
+
+def _owner(text: str) -> str:
+    if not (text.isascii() and text.isdigit() and len(text) == 12) and text not in {
+        "self",
+        "amazon",
+        "aws-marketplace",
+    }:
+        raise fields.refuse("owner", f"{shown(text)} is no owner of images: write a 12-digit account id")
+    return text
+
+
+def _some(owners: tuple[str, ...]) -> tuple[str, ...]:
+    if not owners:
+        raise fields.refuse("owner", "no owner means no image: name one, or leave the setting out")
+    return owners
+
+
+AbsolutePath = Annotated[
+    Path, Field(strict=False), AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"})
+]
+Owner = Annotated[str, AfterValidator(_owner), WithJsonSchema({"type": ["string", "integer"]})]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Ssh(_Section):
+    """How hosts are connected to."""
+
+    deadline: Duration = Field(
+        default=900.0, gt=0, description="A host that runs and cannot be reached for so long has failed."
+    )
+    parallel: int = Field(default=256, ge=1, le=4096, description="How many hosts are connected to at the same time.")
+    connect_timeout: Duration = Field(default=5.0, gt=0, description="How long one attempt to connect may take.")
+    keepalive: Duration = Field(default=15.0, gt=0, description="How often an idle connection is checked.")
+
+
+class Events(_Section):
+    """Where EC2's state changes come from."""
+
+    queues: dict[fields.Region, Annotated[str, AfterValidator(_url)]] = Field(
+        default_factory=dict,
+        description="The SQS queue of each region, by region. A region without one is surveyed instead, which is slower.",
+    )
+
+
+class Survey(_Section):
+    """The slow look at everything, which corrects lost events."""
+
+    interval: Duration = Field(default=300.0, gt=0, description="How often all instances are looked at.")
+
+
+class Images(_Section):
+    """Which images are trusted."""
+
+    owners: Annotated[tuple[Owner, ...], Field(strict=False), AfterValidator(_some)] = Field(
+        default=("808129580301",), description="The accounts whose images are considered; the default is Flambé's own."
+    )
+
+
+class Idle(_Section):
+    """What counts as idle, beside the timeouts of a cluster."""
+
+    gpu_percent: float = Field(default=5.0, ge=0, le=100, description="A GPU is in use above this utilisation.")
+    max_hold: Duration = Field(default=259_200.0, gt=0, description="The longest that `flambectl hold` may ask for.")
+    experiment: str = Field(
+        default="flambe", min_length=1, description="The program on the orchestrator that is the experiment."
+    )
+
+
+class Log(_Section):
+    """How the log is written."""
+
+    format: Literal["json", "console"] | None = Field(
+        default=None, description="Without it: console on a terminal, else json."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level written.")
+
+
+class Settings(_Section):
+    """The settings of the service."""
+
+    model_config = ConfigDict(title="flambed's settings")
+
+    socket: AbsolutePath | None = Field(
+        default=None,
+        description="The control socket. Without it: /run/flambed/control.sock as root, else "
+        "$XDG_RUNTIME_DIR/flambed/control.sock, else control.sock in the state folder.",
+    )
+    state_dir: AbsolutePath | None = Field(
+        default=None, description="The state folder. Without it: $STATE_DIRECTORY, else ~/.local/state/flambed."
+    )
+    address: Literal["private", "public"] = Field(
+        default="private", description="Which address of a host to connect to; on a bastion the private one."
+    )
+    ssh_port: int = Field(default=22, ge=1, le=65_535, description="The port that hosts answer SSH on.")
+    ssh: Ssh = Field(default_factory=Ssh, description="How hosts are connected to.")
+    events: Events = Field(default_factory=Events, description="Where EC2's state changes come from.")
+    survey: Survey = Field(default_factory=Survey, description="The slow look that corrects lost events.")
+    images: Images = Field(default_factory=Images, description="Which images are trusted.")
+    idle: Idle = Field(default_factory=Idle, description="What counts as idle.")
+    log: Log = Field(default_factory=Log, description="How the log is written.")
+    admin_group: str = Field(
+        default="flambed-admin", min_length=1, description="The group whose members may act on every cluster."
+    )
+    creators: dict[str, Annotated[tuple[fields.Creator, ...], Field(strict=False)]] = Field(
+        default_factory=dict,
+        description="Which creators a user may use, by user name; a creator not named here belongs to the first who uses it.",
+    )
+    keep_gone: Duration = Field(
+        default=604_800.0, gt=0, description="How long a cluster that is gone still answers `status`."
+    )
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    socket: Path | None = None,
+    state_dir: Path | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the file of `--config`; without it `$FLAMBED_CONFIG`, else /etc/flambed/flambed.yaml where it exists.
+        environ: the environment.
+        socket: the path of `--socket`, over everything else.
+        state_dir: the path of `--state-dir`, over everything else.
+
+    Raises:
+        ClusterConfigurationError: a named file cannot be read, or settings are wrong; it carries every problem.
+    """
+    file = path or (Path(environ["FLAMBED_CONFIG"]) if environ.get("FLAMBED_CONFIG") else None)
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    source = str(file) if file is not None else "settings"
+    document = _read(file, source) if file is not None else Document({}, Place(None, None))
+    problems = _environment(document, environ)
+    for name, given in {"socket": socket, "state_dir": state_dir}.items():
+        if given is not None:
+            document.put([name], str(given), Place(None, None, f"--{name.replace('_', '-')}"))
+    _owners_as_written(document)
+    return validation.validate(Settings, document, source=source, earlier=problems)
+
+
+def state_path(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Return the state folder: the setting, else `$STATE_DIRECTORY`, else `~/.local/state/flambed`.
+
+    Raises:
+        ClusterConfigurationError: there is no setting and the environment names neither.
+    """
+    if settings.state_dir is not None:
+        return settings.state_dir
+    if folders := environ.get("STATE_DIRECTORY"):
+        return Path(folders.split(":")[0])  # systemd lists all of a unit's
+    if home := environ.get("HOME"):
+        return Path(home) / ".local" / "state" / "flambed"
+    message = "there is no state folder, as HOME is not set: give --state-dir, or the setting state_dir"
+    raise ClusterConfigurationError([Problem(message, field="state_dir")], "settings")
+
+
+def socket_path(settings: Settings, environ: Mapping[str, str], uid: int) -> Path:
+    """Return where the service opens its socket: the setting, else by who it is (see `Settings.socket`)."""
+    if settings.socket is not None:
+        return settings.socket
+    if uid == 0:
+        return SYSTEM_SOCKET
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "flambed" / "control.sock"
+    return state_path(settings, environ) / "control.sock"
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a settings file."""
+    return validation.json_schema(Settings)
+
+
+def _read(file: Path, source: str) -> Document:
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        problem = Problem(f"the settings file cannot be read: {error.strerror}")
+        raise ClusterConfigurationError([problem], source) from error
+    return yamlfile.load(yamlfile.decode(raw, source), source=source, empty=True)
+
+
+def _environment(document: Document, environ: Mapping[str, str]) -> list[Problem]:
+    known = dict(_names(Settings))
+    problems = []
+    for name in sorted(environ):
+        if not name.startswith(_PREFIX) or name in _NO_SETTINGS or not environ[name]:
+            continue
+        place = Place(None, None, name)
+        keys = known.get(name)
+        if keys is None:
+            hint = nearest(name, known)
+            problems.append(place.problem(f"there is no such setting: {hint}", name))
+            continue
+        problems += validation.put(document, keys, environ[name], place)
+    return problems
+
+
+def _names(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name, field in model.model_fields.items():
+        keys = (*above, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names(field.annotation, keys)
+        else:
+            yield _PREFIX + "__".join(keys).upper(), keys
+
+
+def _owners_as_written(document: Document) -> None:
+    """Let an account id be written without quotes: it is text, of which a leading 0 is a part."""
+    images = document.value.get("images")
+    owners = images.get("owners") if isinstance(images, dict) else None
+    if isinstance(owners, list):
+        for index, owner in enumerate(owners):
+            if isinstance(owner, int) and not isinstance(owner, bool):
+                owners[index] = document.written.get(("images", "owners", index), str(owner))

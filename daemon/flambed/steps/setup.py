@@ -1,0 +1,301 @@
+"""Setting up a host: reach it the moment it can be, tell it about its cluster, run the set-up commands in order.
+
+Commands run detached on the host (see runner.sh beside this file), so a link that drops, or a service that ends, leaves
+them alone: the same call attaches to what runs and learns of what has ended. What could not be done is raised as a
+`StepError`; the loop makes a fact of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from importlib import resources
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+
+from flambed.errors import Reason, StepError
+from flambed.observed.facts import CommandEnded, CommandStarted, Fact, HostInformed, HostReached, SetupDone
+from flambed.outputs import Output, Outputs
+from flambed.setupkeys import command_key
+from flambed.ssh import Host, SshError, Target
+
+RUNNER: Final = resources.files(__package__).joinpath("runner.sh").read_text(encoding="utf-8")
+INFORM: Final = resources.files(__package__).joinpath("inform.sh").read_text(encoding="utf-8")
+_PEEK: Final = 'tail -c 65536 "$HOME/.flambed/setup/$1/output" 2>/dev/null'
+
+_REPORTED: Final = 65536  # bytes of output that the runner reports
+_NO_EXIT_CODE: Final = 121  # the runner's word for a command that was cut off
+_PAUSES: Final = (
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    16.0,
+)  # seconds before a dropped link is made anew, or a cut-off command run again
+_SHORT: Final = 30.0  # seconds, for what takes a moment on any host that lives
+
+T = TypeVar("T")
+Emit = Callable[[Fact], None]
+Now = Callable[[], float]
+
+
+class Connector(Protocol):
+    """How hosts are connected to: `ssh.connect_when_up`, with the service's deadlines."""
+
+    def __call__(self, target: Target, *, until: float) -> AbstractAsyncContextManager[Host]:
+        """Return a connection to `target`; `until` is on the running loop's clock."""
+
+
+class SetupError(StepError):
+    """A host that was reached and could not be set up.
+
+    Attributes:
+        number: of the set-up command that it is about, counting from 0; None for the description of the cluster.
+        exit_code: the command's, None where it has none.
+    """
+
+    def __init__(
+        self, reason: Reason, code: str, message: str, *, number: int | None = None, exit_code: int | None = None
+    ) -> None:
+        super().__init__(reason, code, message)
+        self.number = number
+        self.exit_code = exit_code
+
+
+class _CutOffError(SetupError):
+    """A command ended without an exit code: killed, or the host went down. It may be run again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetupWork:
+    """All that is needed to set up one host."""
+
+    cluster_id: str
+    instance: str
+    target: Target
+    commands: tuple[str, ...]
+    first: int = 0  # the number of the command to begin with; those before it have ended well
+    attempt: int
+    digest: str  # of the commands
+    timeout: float  # seconds, for each command
+    deadline: float  # seconds in which the host has to be reached, from now on and after each loss of the link
+    description: str  # the text of ~/.flambed/cluster.json
+    description_digest: str
+
+
+async def set_up(work: SetupWork, *, emit: Emit, now: Now, connect: Connector, outputs: Outputs) -> None:
+    """Set up one host, from the command `work.first` on.
+
+    Emits HostReached, HostInformed, then CommandStarted and CommandEnded for each command (a code other than 0 is the
+    last one), and SetupDone.
+
+    Args:
+        now: the service's clock, for the facts.
+        outputs: where the commands' output is kept, before CommandEnded is emitted.
+
+    Raises:
+        SshError: the host could not be reached, or the link dropped again and again.
+        SetupError: COMMAND_FAILED or TIMED_OUT; the message names the command and the last lines of its output.
+        OSError: the state folder cannot be written.
+    """
+    async with _Link(work.target, connect, work.deadline) as link:
+        await link.open()
+        emit(HostReached(at=now(), instance=work.instance))
+        await _describe(link, work.instance, work.description)
+        emit(HostInformed(at=now(), instance=work.instance, digest=work.description_digest))
+        for number in range(work.first, len(work.commands)):
+            emit(CommandStarted(at=now(), instance=work.instance, number=number, attempt=work.attempt))
+            output = await _run(link, work, number, outputs)
+            assert output.code is not None, "_run returns when the command has ended"
+            emit(
+                CommandEnded(
+                    at=now(),
+                    instance=work.instance,
+                    number=number,
+                    attempt=work.attempt,
+                    code=output.code,
+                    digest=work.digest,
+                )
+            )
+            if output.code != 0:
+                raise _failed(work, output, output.code)
+    emit(SetupDone(at=now(), instance=work.instance, digest=work.digest))
+
+
+async def inform(
+    instance: str,
+    target: Target,
+    description: str,
+    digest: str,
+    *,
+    deadline: float,
+    emit: Emit,
+    now: Now,
+    connect: Connector,
+) -> None:
+    """Bring ~/.flambed/cluster.json of a host up to date, which has to be reached within `deadline` seconds.
+
+    Raises:
+        SshError: the host could not be reached, or the link dropped again and again.
+        SetupError: the file could not be written.
+    """
+    async with _Link(target, connect, deadline) as link:
+        await _describe(link, instance, description)
+    emit(HostInformed(at=now(), instance=instance, digest=digest))
+
+
+class _Link:
+    """A connection to one host, which is made anew by the next `run` after it was lost."""
+
+    def __init__(self, target: Target, connect: Connector, deadline: float) -> None:
+        self._target = target
+        self._connect = connect
+        self._deadline = deadline
+        self._open = AsyncExitStack()
+        self._host: Host | None = None
+
+    async def open(self) -> Host:
+        """Return the connected host; waits until it can be connected to, at most until the deadline."""
+        if self._host is None:
+            until = asyncio.get_running_loop().time() + self._deadline
+            self._host = await self._open.enter_async_context(self._connect(self._target, until=until))
+        return self._host
+
+    async def run(self, script: str, *args: str, stdin: str = "", timeout: float) -> tuple[int, str, str]:  # noqa: ASYNC109 - handed on
+        """Run a script of ours with sh on the host: (exit code, stdout, stderr)."""
+        host = await self.open()
+        command = shlex.join(["sh", "-c", script, "flambed", *args])  # the user's login shell may be another one
+        try:
+            result = await host.run(command, stdin=_encoded(stdin), timeout=timeout)
+        except SshError as error:
+            if error.reason is Reason.CONNECTION_LOST:
+                await self._drop()
+            raise
+        return result.code, result.stdout, result.stderr
+
+    async def _drop(self) -> None:
+        self._host = None
+        await self._open.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._drop()
+
+
+async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Return what `attempt` does, again a few times while it is only cut off in the middle."""
+    for pause in _PAUSES:
+        try:
+            return await attempt()
+        except StepError as error:
+            if error.reason is not Reason.CONNECTION_LOST and not isinstance(error, _CutOffError):
+                raise
+        await asyncio.sleep(pause)
+    return await attempt()
+
+
+async def _describe(link: _Link, instance: str, description: str) -> None:
+    size = str(len(_encoded(description)))
+    code, _, stderr = await _insist(lambda: link.run(INFORM, size, stdin=description, timeout=_SHORT))
+    if code != 0:
+        raise SetupError(
+            Reason.COMMAND_FAILED, f"exit {code}", f"{instance} did not take the description of its cluster: {stderr}"
+        )
+
+
+async def _run(link: _Link, work: SetupWork, number: int, outputs: Outputs) -> Output:
+    """Run a set-up command to its end, or attach to it, and keep what it printed."""
+    key = command_key(work.commands, number, work.attempt)
+    give_up_at = asyncio.get_running_loop().time() + work.timeout
+    try:
+        code, text, dropped = await _insist(lambda: _attach(link, work, number, key, give_up_at))
+    except SshError as error:
+        if error.reason is not Reason.TIMED_OUT:
+            raise SshError(error.reason, error.code, f"{_named(work, number)}: {error.message}") from error
+        printed = await _printed_so_far(link, key)
+        output = await _keep(outputs, work, number, code=None, text=printed, dropped=0)
+        raise _timed_out(work, output) from error
+    return await _keep(outputs, work, number, code=code, text=text, dropped=dropped)
+
+
+async def _attach(link: _Link, work: SetupWork, number: int, key: str, give_up_at: float) -> tuple[int, str, int]:
+    """(exit code, end of the output, bytes before that end) of a command, started if it neither runs nor ran."""
+    command = work.commands[number]
+    left = give_up_at - asyncio.get_running_loop().time()
+    code, stdout, stderr = await link.run(RUNNER, key, str(len(_encoded(command))), stdin=command, timeout=left)
+    # A login shell may print something of its own before.
+    report = re.search(rf"^flambed-exit {key} (\d+) +(\d+)\n", stdout, re.MULTILINE)
+    if code == 0 and report:
+        return int(report[1]), stdout[report.end() :], max(int(report[2]) - _REPORTED, 0)
+    cut_off = code == _NO_EXIT_CODE or code > 128  # 128 + signal: the host goes down
+    why = stderr.strip() or f"its runner ended with {code} and no word"
+    raise (_CutOffError if cut_off else SetupError)(
+        Reason.COMMAND_FAILED, f"runner {code}", f"{_named(work, number)} could not be run: {why}", number=number
+    )
+
+
+async def _printed_so_far(link: _Link, key: str) -> str:
+    try:
+        _, stdout, _ = await link.run(_PEEK, key, timeout=_SHORT)
+    except SshError:
+        return ""  # the time-out is the news, and it is about to be told
+    return stdout
+
+
+async def _keep(outputs: Outputs, work: SetupWork, number: int, *, code: int | None, text: str, dropped: int) -> Output:
+    return await asyncio.to_thread(
+        outputs.write,
+        work.cluster_id,
+        work.instance,
+        number,
+        work.attempt,
+        command=work.commands[number],
+        code=code,
+        text=text,
+        dropped=dropped,
+    )
+
+
+def _failed(work: SetupWork, output: Output, code: int) -> SetupError:
+    return SetupError(
+        Reason.COMMAND_FAILED,
+        str(code),
+        f"{_named(work, output.number)} ended with {code}. {_last_words(output)}\n"
+        f"Correct what it needs and run `flambectl retry`, or correct the file and run `flambectl up` again.",
+        number=output.number,
+        exit_code=code,
+    )
+
+
+def _timed_out(work: SetupWork, output: Output) -> SetupError:
+    return SetupError(
+        Reason.TIMED_OUT,
+        "timeout",
+        f"{_named(work, output.number)} has not ended after {work.timeout:g} s; it, or an earlier one that it waits for, "
+        f"still runs on the host. {_last_words(output)}\n"
+        f"Wait for its end, or end it with `flambectl ssh`, then run `flambectl retry`.",
+        number=output.number,
+    )
+
+
+def _named(work: SetupWork, number: int) -> str:
+    first, *more = work.commands[number].strip().splitlines() or [""]
+    shown = first if len(first) <= 80 else f"{first[:77]}..."
+    return f"set-up command {number + 1} of {len(work.commands)} on {work.instance}, `{shown}`{' ...' if more else ''},"
+
+
+def _last_words(output: Output) -> str:
+    last = output.tail(10)
+    return f"The last it printed:\n{last}" if last else "It printed nothing."
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="replace")  # YAML can hold half a surrogate pair, UTF-8 cannot

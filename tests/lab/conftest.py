@@ -1,0 +1,34 @@
+"""One lab for all tests of a session that need no special one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.labproc import LabProcess, start_lab
+
+
+@pytest.fixture(scope="session")
+def _session_lab() -> Iterator[LabProcess]:
+    with start_lab("--quotas", "off", "--shutdown", "0.1", "--ssh-delay", "0.05") as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(_session_lab: LabProcess) -> Iterator[LabProcess]:
+    """A lab without boot delay and quotas, shared by the session's tests; no faults and no live instances."""
+    yield _session_lab
+    _session_lab.clear_faults()
+    for region in _session_lab.info["regions"]:
+        alive = [
+            i["id"]
+            for i in _session_lab.instances(hosts=False)
+            if i["region"] == region and i["state"] not in {"shutting-down", "terminated"}
+        ]
+        if alive:
+            ec2 = _session_lab.boto("ec2", region)
+            for instance_id in alive:
+                ec2.modify_instance_attribute(InstanceId=instance_id, DisableApiTermination={"Value": False})
+            ec2.terminate_instances(InstanceIds=alive)
+            _session_lab.until_state(alive, "terminated")
