@@ -32,9 +32,9 @@ CLUSTERS = st.builds(
     factory_ami=st.sampled_from([None, "ami-0123456789abcdef0"]),
     dedicated=st.booleans(),
     factories_timeout=st.sampled_from([-1.0, 0.0, 0.5, 7.25]),
-    setup_cmds=st.lists(st.builds("echo {}".format, st.text(st.characters(exclude_characters="\0"))), max_size=3).map(
-        tuple
-    ),
+    setup_cmds=st.lists(
+        st.builds("echo {}".format, st.text(st.characters(codec="utf-8", exclude_characters="\0"))), max_size=3
+    ).map(tuple),
     user_data=st.sampled_from([None, "#!/bin/sh\necho hello\n"]),
     launch=st.fixed_dictionaries({"deadline": st.integers(1, 100_000).map(float), "minimum": st.just("80%")}),
 )

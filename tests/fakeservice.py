@@ -140,7 +140,18 @@ class FakeService:
     ) -> dict[str, Any]:
         self._called("plan", caller, document=document, ref=ref, overrides=tuple(overrides), shrink=shrink)
         cluster = parse(document, source="cluster file", overrides=overrides)
-        return {"launch": {"Orchestrator": 1, "Factory": cluster.factories_num}, "keep": [], "retire": []}
+        return {
+            "name": cluster.name,
+            "region": "us-east-1",
+            "launch": {"Orchestrator": 1, "Factory": cluster.factories_num},
+            "keep": [],
+            "retire": [],
+            "surplus": [],
+            "start": [],
+            "adopt": [],
+            "setup": True,
+            "alarms": {"Orchestrator": None, "Factory": 60},
+        }
 
     async def down(self, caller: Caller, ref: str) -> dict[str, Any]:
         self._called("down", caller, ref=ref)
@@ -203,10 +214,17 @@ class FakeService:
             "key_path": "~/.ssh/demo",
         }
 
-    async def events(self, *, ref: str | None, since: float | None, follow: bool) -> AsyncIterator[dict[str, Any]]:
+    def events(
+        self, caller: Caller, *, ref: str | None, since: float | None, follow: bool
+    ) -> AsyncIterator[dict[str, Any]]:
+        self._called("events", caller, ref=ref, since=since, follow=follow)
+        if ref is not None:
+            self._find(ref)
+        return self._events(ref, follow=follow)
+
+    async def _events(self, ref: str | None, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
         sent = 0
         self.followers += 1
-        self.since = since
         try:
             while True:
                 for event in self.happened[sent:]:
@@ -221,10 +239,14 @@ class FakeService:
         finally:
             self._left()
 
-    async def instances(self, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
+    async def instances(self, caller: Caller, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
+        self._called("instances", caller, creator=creator, host=host)
         return [
             {
                 "id": one["id"],
+                "region": cluster["region"],
+                "name": one["name"],
+                "type": one["type"],
                 "state": "running",
                 "role": one["role"],
                 "cluster": cluster["name"],
@@ -232,7 +254,7 @@ class FakeService:
                 "public_host": one["public_host"],
                 "private_host": one["private_host"],
                 "tags": {"creator": cluster["creator"]},
-                "alarm": None,
+                "alarm": False,
             }
             for cluster in self.known.values()
             for one in cluster["instances"]

@@ -30,7 +30,10 @@ class SshHost:
     home: Path
     port: int = 0
     lets_in: bool = True
+    greeting: str = ""  # what the login shell runs before each command
     commands: list[str] = field(default_factory=list)
+    asked: asyncio.Condition = field(default_factory=asyncio.Condition)  # notified of each command
+    refused: asyncio.Event = field(default_factory=asyncio.Event)  # a login, at least once
     attempts: int = 0  # connections, whatever became of them
     open: int = 0
     all_closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -47,27 +50,62 @@ class SshHost:
         }
         return Target(**(values | changes))  # type: ignore[arg-type]  # a test may want anything
 
-    async def serve(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        """Run one command, as sshd does: it survives the connection."""
+    async def wait_for_commands(self, number: int) -> None:
+        """Return when that many commands have been asked for in all; at most 20 s."""
+        async with asyncio.timeout(20), self.asked:
+            await self.asked.wait_for(lambda: len(self.commands) >= number)
+
+    def accept(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Begin to run a command in a task of the host's own: it survives the connection, as with sshd."""
+        self.handlers.add(asyncio.create_task(self._run(process)))
+
+    async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         command = process.command or ""
-        self.commands.append(command)
+        async with self.asked:
+            self.commands.append(command)
+            self.asked.notify_all()
+        pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
             "sh",
             "-c",
-            command,
+            self.greeting + command,
             cwd=self.home,
             env={"HOME": str(self.home), "PATH": os.environ["PATH"]},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
             start_new_session=True,
         )
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
+        assert child.stdin
+        assert child.stdout
+        assert child.stderr
+        feeding = asyncio.create_task(_feed(process.stdin, child.stdin))
+        await asyncio.gather(_show(child.stdout, process.stdout), _show(child.stderr, process.stderr))
         code = await child.wait()
+        feeding.cancel()
+        await asyncio.wait([feeding])
+        child.stdin.close()
+        if process.is_closing():
+            return
         if code >= 0:
             process.exit(code)
         else:
             process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
+
+
+async def _feed(source: asyncssh.SSHReader[bytes], sink: asyncio.StreamWriter) -> None:
+    with suppress(asyncssh.Error, OSError):  # the connection or the command has ended
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
+
+
+async def _show(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
+    while data := await source.read(65536):
+        with suppress(OSError):  # nobody looks any more
+            sink.write(data)
+            await sink.drain()
 
 
 class _Door(asyncssh.SSHServer):
@@ -88,13 +126,14 @@ class _Door(asyncssh.SSHServer):
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        return self._host.lets_in and key == asyncssh.import_public_key(LOGIN_PUBLIC)
+        welcome = self._host.lets_in and key == asyncssh.import_public_key(LOGIN_PUBLIC)
+        if not welcome:
+            self._host.refused.set()
+        return welcome
 
 
 @asynccontextmanager
-async def ssh_host(
-    home: Path, *, host_key: str = HOST_KEY, on: socket.socket | None = None
-) -> AsyncIterator[SshHost]:
+async def ssh_host(home: Path, *, host_key: str = HOST_KEY, on: socket.socket | None = None) -> AsyncIterator[SshHost]:
     """A host that answers on a loopback port, or on the socket `on`; at the end everything of it is gone."""
     host = SshHost(home)
     server = await asyncssh.listen(
@@ -103,18 +142,22 @@ async def ssh_host(
         sock=on,
         server_factory=lambda: _Door(host),
         server_host_keys=[asyncssh.import_private_key(host_key)],
-        process_factory=host.serve,
+        process_factory=host.accept,
         encoding=None,
     )
     host.port = server.get_port()
     try:
         yield host
     finally:
-        end_processes(home)
         server.close()
-        await server.wait_closed()
-        if host.open:
-            async with asyncio.timeout(10):
+        async with asyncio.timeout(10):
+            # A command that was asked for just now may still be about to start.
+            while processes_of(home) or not all(handler.done() for handler in host.handlers):
+                end_processes(home)
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*host.handlers)
+            await server.wait_closed()
+            if host.open:
                 await host.all_closed.wait()
 
 
@@ -217,6 +260,13 @@ def end_processes(home: Path) -> None:
     for pid in processes_of(home):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_runner(home: Path) -> None:
+    """Kill the detached command with all that belongs to it, as a power cut would."""
+    (session,) = {os.getsid(pid) for pid in processes_of(home, "flock")}
+    assert session != os.getsid(0), "the command has no session of its own"
+    os.killpg(session, signal.SIGKILL)
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

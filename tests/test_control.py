@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import grp
+import gzip
 import io
 import json
 import logging
@@ -19,10 +21,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import HealthCheck, given, settings
+import structlog.testing
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import flambed.log
 from flambed.access import Rules
+from flambed.cli.client import Client, cluster_path
+from flambed.cli.failure import FailureError
 from flambed.control import Control, SocketError, answers, openapi, unixsocket
 from flambed.control.schemas import PHASES
 from flambed.errors import (
@@ -82,6 +88,17 @@ class Api:
         return code, body["error"]["code"], body["error"]["message"]
 
 
+@contextlib.asynccontextmanager
+async def serving(path: Path, service: FakeService) -> AsyncIterator[Path]:
+    """Serve on a path, and stop in any case."""
+    control = Control(service, rules=Rules(), emit=Log())
+    await control.start(path)
+    try:
+        yield path
+    finally:
+        await control.close()
+
+
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     """An API with one ready cluster; at the end no follower, no change and no socket is left."""
@@ -132,6 +149,7 @@ async def test_a_name_of_several_clusters_is_a_conflict_and_an_unknown_one_is_no
     code, word, message = await api.error("GET", "/v1/clusters/d%C3%A9mo%20x")
     assert (code, word) == (404, "not_known")
     assert "'démo x'" in message
+    assert (await api.error("GET", "/v1/events?follow=1&cluster=nope"))[:2] == (404, "not_known")
 
 
 async def test_instances_events_doctor_and_health_are_served(api: Api) -> None:
@@ -294,7 +312,8 @@ async def test_the_caller_is_this_process_with_its_user_and_groups(api: Api) -> 
 async def test_a_process_of_another_user_is_another_caller(api: Api) -> None:
     """A client that runs under another uid, one without a user name, is seen as that uid: the mode of the socket lets it in."""
     if os.getuid() != 0:  # only root can become somebody else: an ordinary user is checked to be itself
-        assert unixsocket.credentials(_connected(api.path))[1] == os.getuid()
+        await api.call("DELETE", "/v1/clusters/demo")
+        assert api.service.calls[0][1].uid == os.getuid()
         return
     for folder in (api.path.parent, api.path.parent.parent, api.path.parent.parent.parent):
         folder.chmod(0o755)
@@ -308,13 +327,24 @@ async def test_a_process_of_another_user_is_another_caller(api: Api) -> None:
     assert (caller.uid, caller.name, caller.groups) == (54_321, "54321", frozenset())
 
 
-def _connected(path: Path) -> socket.socket:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(path))
-        return probe.dup()
-
-
 # --- errors ---
+
+
+async def test_every_event_of_the_api_fits_the_catalogue(tmp_path: Path) -> None:
+    """A strict log takes what is logged when it listens, refuses and meets a bug."""
+    service = FakeService(status())
+    control = Control(service, rules=Rules(), emit=flambed.log.Log(strict=True).emit)
+    with structlog.testing.capture_logs() as logged:
+        await control.start(tmp_path / "s")
+        for error in (ConflictError("no"), ZeroDivisionError("boom")):
+            service.raises = error
+            with contextlib.suppress(FailureError):
+                await asyncio.to_thread(Client(tmp_path / "s").request, "DELETE", "/v1/clusters/demo")
+        await control.close()
+    assert [line["event"] for line in logged] == [
+        "control.listening", "control.request_refused", "control.request_failed"
+    ]  # fmt: skip
+    assert "ZeroDivisionError: boom" in logged[-1]["traceback"]
 
 
 @pytest.mark.parametrize(
@@ -373,7 +403,6 @@ async def test_a_bug_is_a_500_that_names_the_event_in_the_log_and_spares_the_nex
         ("POST", "/v1/clusters/demo/retry", {"json": {"hots": "x"}}, (422, "unreadable", "'hots' that means nothing: it takes host")),
         ("GET", "/v1/events?since=yesterday", {}, (422, "unreadable", "'yesterday' is no time")),
         ("GET", "/v1/events?since=2026-01-31T09:00:00", {}, (422, "unreadable", "with its offset")),
-        ("GET", "/v1/events?cluster=nope", {}, (404, "not_known", "'nope'")),
     ],
 )  # fmt: skip
 async def test_a_request_that_cannot_be_understood_is_refused_by_name(
@@ -394,6 +423,14 @@ async def test_a_body_without_a_length_is_cut_off_at_the_limit(api: Api) -> None
             yield b"#" * 65_536
 
     assert (await api.error("PUT", "/v1/clusters/demo", data=chunks(), headers=YAML))[0] == 413
+
+
+async def test_a_small_body_that_unpacks_to_a_large_one_is_cut_off(api: Api) -> None:
+    """64 MiB of zeros in 64 KB of gzip: the limit is on what comes out."""
+    body = io.BytesIO(gzip.compress(bytes(1 << 26)))
+    assert (await api.error("PUT", "/v1/clusters/demo", data=body, headers={**YAML, "Content-Encoding": "gzip"}))[
+        0
+    ] == 413
 
 
 async def test_a_body_that_does_not_come_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,16 +468,13 @@ def test_no_bytes_at_all_bring_the_server_down(tmp_path: Path, garbage: bytes) -
     """After any bytes on one connection the next one is served."""
 
     async def life() -> None:
-        path = tmp_path / "s"
-        control = Control(FakeService(), rules=Rules(), emit=Log())
-        await control.start(path)
-        _, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(garbage)
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-        answer = await raw(path, b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        await control.close()
+        async with serving(tmp_path / "s", FakeService()) as path:
+            _, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(garbage)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            answer = await raw(path, b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
 
     asyncio.run(life())
@@ -452,17 +486,31 @@ def test_no_query_and_no_body_is_a_bug(tmp_path: Path, query: str, body: bytes) 
     """Whatever is sent to `hold`, the answer is 200, 400 or 422, and never 500."""
 
     async def life() -> None:
-        path = tmp_path / "s"
-        control = Control(FakeService(status()), rules=Rules(), emit=Log())
-        await control.start(path)
         async with (
+            serving(tmp_path / "s", FakeService(status())) as path,
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
             http.post(
                 "http://localhost/v1/clusters/demo/hold", params={query: query} if query else {}, data=body
             ) as response,
         ):
             assert response.status in {200, 400, 422}
-        await control.close()
+
+    asyncio.run(life())
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ref=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(lambda ref: ref.strip("."))
+)
+@example(ref="ann@x/a%2Fb")
+def test_every_name_reaches_the_service_as_flambectl_sent_it(tmp_path: Path, ref: str) -> None:
+    """Slashes, percent signs, blanks, Unicode: one segment, encoded by the client and decoded here."""
+
+    async def life() -> None:
+        async with serving(tmp_path / "s", FakeService(status())) as path:
+            with pytest.raises(FailureError, match="there is no cluster") as refused:
+                await asyncio.to_thread(Client(path).get, cluster_path(ref))
+        assert refused.value.message.startswith(f"there is no cluster {ref!r}")
 
     asyncio.run(life())
 
@@ -525,7 +573,7 @@ async def test_events_come_from_a_moment_on_and_go_on_with_follow(api: Api) -> N
     await api.service.happen("instance.running", cluster="other")
     async with api.http.get("http://localhost/v1/events?cluster=demo&since=2026-01-31T10:00:00%2B01:00") as response:
         assert [json.loads(line)["cluster"] for line in (await response.read()).splitlines()] == ["demo"]
-    assert api.service.since == 1769850000.0
+    assert api.service.calls[-1][2]["since"] == 1769850000.0
     async with api.http.get("http://localhost/v1/events?follow=1") as response:
         assert [json.loads(await _line(response))["cluster"] for _ in range(2)] == ["demo", "other"]
         await api.service.happen("instance.ready")

@@ -220,7 +220,8 @@ def test_factories_that_would_outlive_the_orchestrator_by_default_are_refused_at
 
 @pytest.mark.seed("S14", "S15", "S36")
 @pytest.mark.parametrize(
-    ("hours", "minutes"), [(-1, None), (0, 5), (0.5, 30), (1, 60), (1.1, 66), (0.001, 1), (24, 1440), (0.35, 21)]
+    ("hours", "minutes"),
+    [(-1, None), (0, 5), (0.5, 30), (1, 60), (1.1, 66), (4.15, 249), (0.001, 1), (24, 1440), (0.35, 21)],
 )
 def test_a_timeout_is_rounded_up_to_minutes(hours: float, minutes: int | None) -> None:
     """-1 is never, 0 is five minutes, and no float adds a minute of its own."""
@@ -313,6 +314,13 @@ def test_overrides_reach_into_sections_and_keep_the_rest() -> None:
     )
     assert (wanted.launch.deadline, wanted.launch.minimum, wanted.setup.timeout) == (300.0, 2, 10.0)
     assert wanted.tags == {"a": "3", "b": "2", "c": "5"}
+
+
+def test_what_an_override_replaces_leaves_no_trace() -> None:
+    """A mistake in an override is not told at the line of what it replaced."""
+    [problem] = problems(text(launch={"deadline": "1m"}), "launch={deadline: soon}")
+    assert (problem.line, problem.field) == (None, "launch.deadline")
+    assert problem.message.startswith("--set launch: launch.deadline: 'soon' is no duration")
 
 
 def test_an_override_can_mend_a_file() -> None:

@@ -70,6 +70,12 @@ def test_each_wrong_value_is_told_with_what_is_expected(changes: dict[str, objec
     assert told(**changes).startswith(message)
 
 
+def test_a_least_number_beyond_all_factories_is_told_at_the_number() -> None:
+    """Not at the section that holds it."""
+    [problem] = problems(text(launch={"deadline": "1m", "minimum": 5}))
+    assert (problem.line, problem.column, problem.field) == (10, 39, "launch.minimum")
+
+
 @pytest.mark.seed("S16")
 def test_a_command_that_no_shell_can_take_is_refused() -> None:
     """A NUL ends an argument of a program, so a command with one would run half."""

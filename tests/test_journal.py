@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticSerializationError
 
 from flambed.codec import decode, encode
-from flambed.journal import APPLICATION_ID, MIGRATIONS, Entry, Journal, JournalError
+from flambed.journal import Entry, Journal, JournalError
+from flambed.journal.file import APPLICATION_ID, MIGRATIONS
 from flambed.observed.facts import (
     FACTS,
     ClusterSurveyed,
@@ -104,6 +105,12 @@ def test_what_a_newer_version_added_to_a_fact_is_ignored() -> None:
     """A field that this version does not know does not keep it from reading the rest."""
     fact = decode("StateNotified", '{"at": 1.5, "instance": "i-1", "state": "running", "zone": "a"}')
     assert fact == StateNotified(at=1.5, instance="i-1", state="running")
+
+
+def test_a_character_that_is_none_is_replaced_and_stops_nothing() -> None:
+    """JSON of others can hold half of a surrogate pair, which no file in UTF-8 can."""
+    fact = StateNotified(at=1.5, instance="i-1", state="run\ud800ning")
+    assert decode(*encode(fact)) == StateNotified(at=1.5, instance="i-1", state="run?ning")
 
 
 def test_a_fact_with_a_value_of_another_type_is_refused_before_it_gets_a_number(path: Path) -> None:
@@ -191,6 +198,23 @@ async def test_a_creator_belongs_to_the_first_uid_that_used_it(path: Path) -> No
     journal = Journal.open(path)
     assert journal.owner("ann@x.com") == 1000
     assert journal.claim("ann@x.com", 1001) == 1000
+    assert journal.claims() == {"ann@x.com": 1000}
+    await journal.close()
+
+
+async def test_what_is_remembered_is_known_after_a_restart(path: Path) -> None:
+    """Set, set again, removed; and the journal's own id is no part of it."""
+    journal = Journal.open(path)
+    assert dict(journal.memory) == {}
+    journal.memory["kept"] = "first"
+    journal.memory["kept"] = "second"
+    journal.memory["dropped"] = "x"
+    await journal.commit()
+    del journal.memory["dropped"]
+    assert len(journal.memory) == 1
+    await journal.close()
+    journal = Journal.open(path)
+    assert dict(journal.memory) == {"kept": "second"}
     await journal.close()
 
 
@@ -412,10 +436,10 @@ async def test_each_migration_leads_from_one_schema_to_the_next(path: Path, monk
     journal.append("c", facts(2))
     await journal.close()
     broken = ("ALTER TABLE creator ADD COLUMN since REAL", "ALTER TABLE nothing ADD COLUMN x")
-    monkeypatch.setattr("flambed.journal.MIGRATIONS", (*MIGRATIONS, broken))
+    monkeypatch.setattr("flambed.journal.file.MIGRATIONS", (*MIGRATIONS, broken))
     with pytest.raises(JournalError, match="cannot be opened"):
         Journal.open(path)
-    monkeypatch.setattr("flambed.journal.MIGRATIONS", (*MIGRATIONS, broken[:1]))
+    monkeypatch.setattr("flambed.journal.file.MIGRATIONS", (*MIGRATIONS, broken[:1]))
     assert len(await reopened(path)) == 2
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (2,)

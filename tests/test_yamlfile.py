@@ -71,6 +71,13 @@ def test_keys_are_text_as_they_are_written() -> None:
     assert yamlfile.load("1: a\non: b\n0x1: c\n", source="f").value == {"1": "a", "on": "b", "0x1": "c"}
 
 
+def test_an_alias_stands_where_it_is_written() -> None:
+    """What is wrong with a value is told where it is used."""
+    document = yamlfile.load("a: &x 1\nb:\n  c: *x\n", source="f")
+    assert document.values["b", "c"] == Place(3, 6)
+    assert document.values["a",].line == 1
+
+
 def test_aliases_and_merges_are_followed() -> None:
     """What is written in the mapping itself comes over what is merged into it."""
     text = "base: &base {x: 1, y: 2}\nmine:\n  <<: *base\n  y: 3\nalso: *base\n"

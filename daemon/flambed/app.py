@@ -95,6 +95,10 @@ def _lab(arguments: list[str]) -> int:
     return lab.main(arguments)
 
 
+def _absolute(text: str) -> Path:
+    return Path(text).absolute()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flambed", description="The service. `flambectl` speaks to it.")
     parser.add_argument("--version", action="version", version=f"flambed {__version__}")
@@ -103,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--config", type=Path, metavar="FILE", help="settings; else $FLAMBED_CONFIG, else /etc/flambed/flambed.yaml"
     )
-    run.add_argument("--state-dir", type=Path, metavar="DIR", help="where keys and journal are kept")
-    run.add_argument("--socket", type=Path, metavar="PATH", help="where the control socket is opened")
+    run.add_argument("--state-dir", type=_absolute, metavar="DIR", help="where keys and journal are kept")
+    run.add_argument("--socket", type=_absolute, metavar="PATH", help="where the control socket is opened")
     commands.add_parser("lab", help="run a pretend AWS with pretend hosts", add_help=False)
     schema = commands.add_parser("schema", help="print a JSON Schema")
     schema.add_argument("of", choices=("cluster", "settings", "events"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
 
 from flambed.observed.facts import FACTS, Fact
 
@@ -20,7 +22,15 @@ def encode(fact: Fact) -> tuple[str, str]:
             it would be read back as something else.
     """
     kind = type(fact).__name__
-    return kind, _ADAPTERS[kind].dump_json(fact, warnings="error").decode()
+    adapter = _ADAPTERS[kind]
+    try:
+        text = adapter.dump_json(fact, warnings="error")
+    except PydanticSerializationError:
+        # Half a surrogate pair, as a careless sender's JSON can bring, is no UTF-8: it becomes "?". A wrong type raises
+        # again.
+        document = adapter.dump_python(fact, mode="json", warnings="error")
+        text = json.dumps(document, ensure_ascii=False).encode(errors="replace")
+    return kind, text.decode()
 
 
 def decode(kind: str, text: str) -> Fact:

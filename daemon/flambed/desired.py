@@ -192,7 +192,7 @@ class Cluster(BaseModel):
         hours = self.orchestrator_timeout if role is Role.ORCHESTRATOR else self.factories_timeout
         if hours == -1:
             return None
-        # Rounded first: 1.1 h are 66.00000000000001 minutes to a float.
+        # Rounded first: 4.15 h are 249.00000000000003 minutes to a float.
         return math.ceil(round(hours * 60, 6)) or 5
 
     def instance_name(self, role: Role, index: int | None = None) -> str:

@@ -186,16 +186,25 @@ def _console(*, colors: bool) -> list[Any]:
 
 def _for_people(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Leave out what is null, and let no quoted message move the cursor or forge a line."""
-    shown = {name: _printable(value) for name, value in line.items() if value is not None and name != "traceback"}
-    if line.get("traceback"):
-        shown["exception"] = "\n".join(_printable(part) for part in line["traceback"].splitlines())
+    shown = {name: _safe(value) for name, value in line.items() if value is not None}
+    if shown.pop("traceback", None):
+        parts = line["traceback"].splitlines()
+        shown["exception"] = "\n".join(part if part.isprintable() else repr(part) for part in parts)
     return shown
 
 
-def _printable(value: Any) -> Any:
-    if isinstance(value, str) and not value.isprintable():
-        return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in value)
-    return value
+def _safe(value: Any) -> Any:
+    return _Escaped(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+class _Escaped:
+    """A text that the console shows as Python would write it; by itself it escapes only those with a blank in them."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
 
 
 class _Lines:

@@ -129,22 +129,27 @@ class _Line:
 
 
 class Bucket:
-    """A token bucket. It starts full."""
+    """A token bucket. It starts full, and holds one token less than AWS's own, whose full quota it is given.
+
+    AWS counts calls as they arrive: one that is quicker on its way than the one before it - and the first of all opens a
+    connection - would be one too many.
+    """
 
     PENALTY: Final = 1.0
     """Seconds for which a throttled bucket stays empty."""
 
     def __init__(self, quota: Quota, timer: Timer) -> None:
-        self._quota = quota
+        self._refill = quota.refill
+        self._capacity = max(1.0, quota.capacity - 1.0)
         self._timer = timer
-        self._tokens = quota.capacity
+        self._tokens = self._capacity
         self._counted_at = timer.time()
         self._line = _Line()
         self._alarm: Any = None
 
     async def take(self, tokens: float, rank: Rank, whose: Hashable) -> None:
         """Return when these tokens may be used; more than the bucket holds count as all that it holds."""
-        waiter = _Waiter(min(tokens, self._quota.capacity), asyncio.get_running_loop().create_future())
+        waiter = _Waiter(min(tokens, self._capacity), asyncio.get_running_loop().create_future())
         self._line.join(waiter, rank, whose)
         self._serve()
         try:
@@ -166,7 +171,7 @@ class Bucket:
         while (head := self._line.head()) is not None:
             lacking = head.tokens - self._tokens
             if lacking > 1e-9:
-                self._wake_in(lacking / self._quota.refill)
+                self._wake_in(lacking / self._refill)
                 return
             self._line.pop()
             if not head.turn.done():
@@ -176,7 +181,7 @@ class Bucket:
     def _count(self) -> None:
         now = self._timer.time()
         if now > self._counted_at:
-            self._tokens = min(self._quota.capacity, self._tokens + (now - self._counted_at) * self._quota.refill)
+            self._tokens = min(self._capacity, self._tokens + (now - self._counted_at) * self._refill)
             self._counted_at = now
 
     def _wake_in(self, seconds: float) -> None:

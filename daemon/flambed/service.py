@@ -224,13 +224,18 @@ class Service:
             "key_path": wanted.key,
         }
 
-    async def events(
+    def events(
         self, caller: Caller, *, ref: str | None, since: float | None, follow: bool
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield the events of one cluster, or of all that the caller may act on, the oldest first."""
         member = self._directory.find(ref) if ref is not None else None
         if member is not None:
             self._access.check_act(caller, member.world.owner, f"see the events of {ref}")
+        return self._events(caller, member, since, follow)
+
+    async def _events(
+        self, caller: Caller, member: Member | None, since: float | None, follow: bool
+    ) -> AsyncIterator[dict[str, Any]]:
         told = history.History(self._journal)
         while True:
             changed = [m.changes() for m in self._directory]

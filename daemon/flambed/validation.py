@@ -119,14 +119,14 @@ def _problem(model: type[BaseModel], document: Document, detail: ErrorDetails) -
 
 def _nearest_place(document: Document, path: Path, *, of_key: bool, instead: str) -> Place:
     """Return the place of a value; for a default, of the value it does not go with; else of what holds it."""
-    at = tuple(instead.split(".")) if instead else ()
-    if len(at) > 1 and at in document.values:
+    at: Path | None = tuple(instead.split(".")) if instead else None
+    if at and len(at) > 1 and at in document.values:
         return document.values[at]
     if of_key and path in document.keys:
         return document.keys[path]
     if path in document.values:
         return document.values[path]
-    if at in document.values:
+    if at and at in document.values:
         return document.values[at]
     while path and path not in document.values:
         path = path[:-1]

@@ -80,7 +80,6 @@ def load(text: str, *, source: str, root_tags: Sequence[str] = (), empty: bool =
     Raises:
         ClusterConfigurationError: it is no such file; it carries everything that can be told at once.
     """
-    text = text.removeprefix("\ufeff")
     if text.lstrip().startswith("{"):
         text = _PAIR.sub(_joined, text)
     _check_size(len(text.encode(errors="surrogatepass")), source)

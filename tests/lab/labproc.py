@@ -1,9 +1,9 @@
 """A lab in a process of its own, for any test of the project.
 
-    with start_lab("--boot", "3") as lab:
-        ec2 = lab.boto("ec2")
-        ...
-        assert lab.calls()[-1]["action"] == "RunInstances"
+with start_lab("--boot", "3") as lab:
+    ec2 = lab.boto("ec2")
+    ...
+    assert lab.calls()[-1]["action"] == "RunInstances"
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
+import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 READY_WITHIN = 60.0  # seconds; moto's import alone takes two or three on a busy machine
 ENDS_WITHIN = 10.0
@@ -32,7 +34,7 @@ T = TypeVar("T")
 
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIALABLABLABLABLAB0",
-    "AWS_SECRET_ACCESS_KEY": "lab",  # noqa: S105  # the lab takes any
+    "AWS_SECRET_ACCESS_KEY": "lab",
 }
 
 
@@ -59,6 +61,8 @@ class LabProcess:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": self.info["region"],
             "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "FLAMBED_LAB_MINUTE": str(self.info["minute"]),
         }
 
@@ -75,6 +79,26 @@ class LabProcess:
                 config=Config(retries={"total_max_attempts": 1}, max_pool_connections=50),
             )
         return self._clients[key]
+
+    def request(self, *, role: str = "Factory", region: str | None = None, **changes: Any) -> dict[str, Any]:
+        """Arguments of run_instances that the lab accepts: one small instance, tagged with `role`."""
+        world = self.info["regions"][region or self.info["region"]]
+        tags = [{"Key": "Role", "Value": role}]
+        return {
+            "ImageId": world["images"]["ubuntu"],
+            "InstanceType": "t3.large",
+            "MinCount": 1,
+            "MaxCount": 1,
+            "KeyName": self.info["key_name"],
+            "SubnetId": world["subnet_id"],
+            "SecurityGroupIds": [world["security_group"]],
+            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
+        } | changes
+
+    def launch(self, *, role: str = "Factory", region: str | None = None, **changes: Any) -> list[str]:
+        """Launch instances as `request` has them; their ids."""
+        answer = self.boto("ec2", region).run_instances(**self.request(role=role, region=region, **changes))
+        return [instance["InstanceId"] for instance in answer["Instances"]]
 
     def calls(self, since: int = 0, **wanted: Any) -> list[dict[str, Any]]:
         """The ledger from index `since` on; `wanted` compares fields, as in `action="RunInstances"`."""
@@ -116,7 +140,9 @@ class LabProcess:
 
     def until_state(self, ids: list[str], state: str, *, within: float = 10.0) -> None:
         """Wait until all these instances are in `state`."""
-        self.until(lambda: {i["state"] for i in self.instances(hosts=False) if i["id"] in ids} == {state}, within=within)
+        self.until(
+            lambda: {i["state"] for i in self.instances(hosts=False) if i["id"] in ids} == {state}, within=within
+        )
 
     def http(self, method: str, path: str, body: Any = None) -> Any:
         """Ask the control endpoint; a refusal is a RuntimeError with its message."""
@@ -131,6 +157,15 @@ class LabProcess:
 
 
 @contextmanager
+def refused(code: str, status: int = 400) -> Iterator[None]:
+    """The call in this context must fail with AWS's error `code` and the HTTP status."""
+    with pytest.raises(ClientError) as caught:
+        yield
+    answer = caught.value.response
+    assert (answer["Error"]["Code"], answer["ResponseMetadata"]["HTTPStatusCode"]) == (code, status), answer["Error"]
+
+
+@contextmanager
 def start_lab(*arguments: str) -> Iterator[LabProcess]:
     """A lab with these command line arguments; ended, checked and cleaned up when the context ends.
 
@@ -138,26 +173,39 @@ def start_lab(*arguments: str) -> Iterator[LabProcess]:
     """
     command = [sys.executable, "-m", "flambed.lab", "--until-eof", *arguments]
     with tempfile.TemporaryFile("w+") as stderr:
+
+        def said() -> str:
+            stderr.seek(0)
+            return stderr.read()
+
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
         assert process.stdin
         assert process.stdout
         with process:
+            line = process.stdout.readline()
+            if not line:
+                process.wait(ENDS_WITHIN)
+                raise RuntimeError(f"{' '.join(command)} did not start:\n{said()}")
+            lab = LabProcess(json.loads(line), process.pid)
             try:
-                line = process.stdout.readline()
-                if not line:
-                    process.wait(ENDS_WITHIN)
-                    stderr.seek(0)
-                    raise RuntimeError(f"{' '.join(command)} did not start:\n{stderr.read()}")
-                lab = LabProcess(json.loads(line), process.pid)
                 yield lab
+            except BaseException as error:
+                error.add_note(f"the lab said: {said() or 'nothing'}")
+                raise
+            finally:
                 for client in lab._clients.values():
                     client.close()
-                process.terminate()
-                code = process.wait(ENDS_WITHIN)
-            finally:
-                process.kill()  # of no effect on one that has ended
-        stderr.seek(0)
-        said = stderr.read()
-        assert code == 0, f"the lab ended with {code}:\n{said}"
-        assert not said, f"the lab said:\n{said}"
+                code = _end(process)
+        assert code == 0, f"the lab ended with {code}:\n{said()}"
+        assert not said(), f"the lab said:\n{said()}"
         assert not Path(lab.info["key"]).parent.exists(), "the lab left its folder behind"
+
+
+def _end(process: subprocess.Popen[str]) -> int:
+    """Ask the lab to end, make it end where it does not within ENDS_WITHIN; its exit code."""
+    process.terminate()
+    try:
+        return process.wait(ENDS_WITHIN)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()

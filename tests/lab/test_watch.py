@@ -330,7 +330,8 @@ def test_the_state_set_by_hand_acts_and_lasts_until_the_next_evaluation(bench: B
     bench.watch.set_cpu(instance, 80.0)
     bench.pass_minutes(3)
     bench.arm(instance)
-    bench.cloudwatch.set_alarm_state(AlarmName=instance, StateValue="ALARM", StateReason="by hand")
+    for reason in ("first", "by hand"):
+        bench.cloudwatch.set_alarm_state(AlarmName=instance, StateValue="ALARM", StateReason=reason)
     assert (bench.alarm(instance)["StateReason"], bench.terminated) == ("by hand", [instance])
     bench.pass_minutes(1)
     assert bench.state(instance) == "OK"

@@ -29,7 +29,9 @@ def test_a_cluster_comes_to_life_and_then_nothing_more_is_decided() -> None:
     assert story.decides() == ["set up i-o from 0"]
     story.runs("i-0", "i-1")
     assert story.decides() == ["set up i-0 from 0", "set up i-1 from 0", "describe i-0 i-1 i-o"]
-    story.described(see("i-o", Role.ORCHESTRATOR, "running"), *(see(i, Role.FACTORY, "running") for i in ("i-0", "i-1")))
+    story.described(
+        see("i-o", Role.ORCHESTRATOR, "running"), *(see(i, Role.FACTORY, "running") for i in ("i-0", "i-1"))
+    )
     assert story.decides() == ["tag i-o x_orchestrator", "tag i-0 x_factory_0", "tag i-1 x_factory_1"]
     story.tags()
     story.sets_up("i-o", "i-0", "i-1")
@@ -46,9 +48,7 @@ def test_a_second_up_of_the_same_file_launches_nothing() -> None:
     story.passes(60)
     story.up()
     assert story.decides() == ["find"]
-    story.finds(
-        see("i-o", Role.ORCHESTRATOR, "running"), *(see(i, Role.FACTORY, "running") for i in ("i-0", "i-1"))
-    )
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"), *(see(i, Role.FACTORY, "running") for i in ("i-0", "i-1")))
     assert story.decides() == []
     assert story.world.phase == "ready"
 
@@ -59,9 +59,7 @@ def test_an_up_with_more_factories_launches_only_the_missing_ones() -> None:
     story.becomes_ready()
     story.up(cluster(factories_num=4))
     story.decides()
-    story.finds(
-        see("i-o", Role.ORCHESTRATOR, "running"), *(see(i, Role.FACTORY, "running") for i in ("i-0", "i-1"))
-    )
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"), *(see(i, Role.FACTORY, "running") for i in ("i-0", "i-1")))
     assert story.decides() == ["launch 2 Factory (c1-2-2)"]
     story.launches(Role.FACTORY, "i-2", "i-3")
     assert [story.instance(i).index for i in ("i-2", "i-3")] == [2, 3]

@@ -6,10 +6,12 @@
     files       cluster files and key files, read as the caller
     client      HTTP over the Unix socket
     progress    what happens, while it happens
+    outcome     what to say of a cluster that did not become ready
     show        documents as text for people
     console     the terminal: tables, colours, widths
     login       the real ssh client, with the pinned key
     completion  scripts for shells
+    failure     exit codes
 
 It begins to work within a tenth of a second: nothing here imports the service's libraries, and the ones that read
 cluster files are imported where a file is read.

@@ -137,19 +137,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     # argparse would take the words after -- for HOST.
     if "ssh" in argv and "--" in argv:
         end = list(argv).index("--")
-        args = parser.parse_args(argv[:end])
+        args = parser.parse_args(argv[:end], _defaults())
         if args.command == "ssh":
             args.remote = list(argv[end + 1 :])
             return args
-    args = parser.parse_args(argv)
-    args.remote = []
+    args = parser.parse_args(argv, _defaults())
     if args.command == "down" and (args.name is None) is not args.all:
         parser.error("down: give the NAME of a cluster, or --all")
     return args
 
 
+def _defaults() -> argparse.Namespace:
+    # In the namespace and not in the parsers: a subparser's own default would undo what stood before the command.
+    return argparse.Namespace(json=False, socket=None, remote=[])
+
+
 def _parser() -> argparse.ArgumentParser:
-    # SUPPRESS: an option of all commands may stand before or after the command, and neither undoes the other.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     for argument in COMMON:
         common.add_argument(argument.name, help=argument.help, **argument.more)
@@ -161,7 +164,6 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common],
         allow_abbrev=False,
     )
-    parser.set_defaults(json=False, socket=None)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         sub = subparsers.add_parser(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -27,6 +27,7 @@ _CODES: Final = {
 """The service's codes to exit codes; any other is 1."""
 
 Query = Sequence[tuple[str, str]]
+Mistake = Callable[[Mapping[str, Any]], str]
 
 
 def find_socket(option: str | None, environ: Mapping[str, str]) -> Path:
@@ -73,7 +74,7 @@ class Client:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        source: str | None = None,
+        mistake: Mistake | None = None,
     ) -> Any:
         """Send a request and return the document that comes back.
 
@@ -83,7 +84,7 @@ class Client:
             query: parameters, in order.
             body: what is sent.
             headers: what is sent with it.
-            source: the name of the file in the body, for mistakes in it.
+            mistake: returns the line that tells of a mistake in what was sent.
 
         Raises:
             FailureError: the service cannot be reached, or refuses.
@@ -95,7 +96,7 @@ class Client:
             raise self._lost() from error
         finally:
             response.close()
-        return self._document(raw, response.status, source)
+        return self._document(raw, response.status, mistake)
 
     def stream(self, path: str, query: Query = ()) -> Iterator[Any]:
         """Yield the documents of a stream as they come, and None at its signs of life.
@@ -141,7 +142,7 @@ class Client:
             connection.close()
             raise self._lost() from error
 
-    def _document(self, raw: bytes, status: int, source: str | None) -> Any:
+    def _document(self, raw: bytes, status: int, mistake: Mistake | None) -> Any:
         try:
             document = json.loads(raw)
         except ValueError as error:
@@ -149,7 +150,7 @@ class Client:
                 Exit.FAILED, f"{self._path} answered {status} and no JSON: is it the socket of flambed?"
             ) from error
         if isinstance(document, dict) and "error" in document:
-            raise _refused(document["error"], source)
+            raise _refused(document["error"], mistake)
         return document
 
     def _unreachable(self, error: OSError) -> FailureError:
@@ -180,13 +181,10 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def _refused(error: Mapping[str, Any], source: str | None) -> FailureError:
+def _refused(error: Mapping[str, Any], mistake: Mistake | None) -> FailureError:
     code = _CODES.get(error["code"], Exit.FAILED)
-    details = []
-    for one in error["detail"]:
-        place = f":{one['line']}:{one['column']}" if one.get("line") is not None else ""
-        details.append(f"{source}{place}: {one['message']}" if source else f"  {place.lstrip(':')} {one['message']}")
-    # Where the file's name is known, its lines say everything; otherwise one mistake is the message itself.
-    if source and details:
-        return FailureError(code, "", details)
+    # Where the file is known, the lines of its mistakes say everything.
+    if mistake is not None and error["detail"]:
+        return FailureError(code, "", [mistake(one) for one in error["detail"]])
+    details = [f"  {one['message']}" for one in error["detail"]]
     return FailureError(code, error["message"], details if len(details) > 1 else ())

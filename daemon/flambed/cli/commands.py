@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flambed.cli import completion as completions
-from flambed.cli import login, progress, show
+from flambed.cli import login, outcome, progress, show
 from flambed.cli.client import Client, cluster_path, find_socket
 from flambed.cli.console import Console
 from flambed.cli.failure import Exit, FailureError
@@ -20,8 +20,6 @@ from flambed.cli.failure import Exit, FailureError
 Run = Callable[[argparse.Namespace, Console], int]
 
 SETTLED: Final = frozenset({"ready", "degraded", "failed", "gone"})
-LAST_LINES: Final = 10  # of the output of a command that failed
-SHOWN_OUTPUTS: Final = 3  # hosts whose output is shown at the end of `up`
 
 # The modules that read cluster files are imported by the commands that read one: they take a tenth of a second.
 
@@ -42,21 +40,21 @@ def up(args: argparse.Namespace, console: Console) -> int:
         [*(("set", one) for one in file.overrides), *_shrink(args)],
         body=file.text.encode(),
         headers={"Content-Type": "application/yaml", "Flambed-Key": base64.b64encode(file.key).decode()},
-        source=args.file,
+        mistake=file.told,
     )
     ref = show.reference(status)
     if args.detach:
-        _show_status(status, console, [f"Accepted. Follow it: flambectl watch {ref}"])
+        _show_status(status, console, [f"Accepted. Follow it: flambectl watch {show.word(status)}"])
         return Exit.DONE
     try:
         status = progress.follow(console, client, ref, lambda one: one["phase"] in SETTLED)
     except KeyboardInterrupt:
-        raise _interrupted(f"{cluster.name} goes on coming up", ref) from None
+        raise _interrupted(f"{cluster.name} goes on coming up", show.word(status), down=True) from None
     if status["phase"] == "ready":
         if not console.as_json:
-            console.line(f"{show.hosts(status)}. Log in: flambectl ssh {ref}")
+            console.line(f"{show.hosts(status)}. Log in: flambectl ssh {show.word(status)}")
         return Exit.DONE
-    _tell_failure(client, status, console)
+    outcome.tell_failure(client, status, console)
     return Exit.FAILED
 
 
@@ -72,7 +70,7 @@ def plan(args: argparse.Namespace, console: Console) -> int:
         [("plan", "1"), *(("set", one) for one in file.overrides), *_shrink(args)],
         body=file.text.encode(),
         headers={"Content-Type": "application/yaml"},
-        source=args.file,
+        mistake=file.told,
     )
     _print(found, console, show.plan(found))
     return Exit.DONE
@@ -298,35 +296,9 @@ def _await_end(client: Client, cluster: Mapping[str, Any], console: Console) -> 
     try:
         progress.follow(console, client, ref, lambda one: one["phase"] == "gone")
     except KeyboardInterrupt:
-        raise _interrupted(f"{cluster['name']} goes on being terminated", ref) from None
+        raise _interrupted(f"{cluster['name']} goes on being terminated", show.word(cluster)) from None
 
 
-def _interrupted(what: str, ref: str) -> FailureError:
-    lines = [f"Follow it: flambectl watch {ref}", f"Give it back: flambectl down {ref}"]
-    return FailureError(Exit.INTERRUPTED, f"interrupted; {what}", lines if "terminated" not in what else lines[:1])
-
-
-def _tell_failure(client: Client, status: Mapping[str, Any], console: Console) -> None:
-    """Say what failed, with the hosts, the last lines of their output, and what to do."""
-    ref = show.reference(status)
-    console.error(
-        f"flambectl: {status['name']} is {status['phase']}{': ' + status['reason'] if status['reason'] else ''}"
-    )
-    failed = [one for one in status["instances"] if one["stage"] == "failed"]
-    for line in show.failures(status):
-        console.error(f"  {line}")
-    for one in failed[:SHOWN_OUTPUTS]:
-        for line in _last_output(client, ref, one):
-            console.error(f"  {line}")
-    if failed:
-        console.error(f"Read the output: flambectl logs {ref} HOST. Try them again: flambectl retry {ref}")
-    if status["phase"] != "gone":
-        console.error(f"Give the cluster back: flambectl down {ref}")
-
-
-def _last_output(client: Client, ref: str, instance: Mapping[str, Any]) -> list[str]:
-    if not instance["id"]:
-        return []
-    records = client.get(cluster_path(ref, "logs"), [("host", instance["id"])])
-    bad = [record for record in records if record["code"] != 0]
-    return show.output(bad[-1], last=LAST_LINES) if bad else []
+def _interrupted(what: str, name: str, *, down: bool = False) -> FailureError:
+    lines = [f"Follow it: flambectl watch {name}", *([f"Give it back: flambectl down {name}"] if down else [])]
+    return FailureError(Exit.INTERRUPTED, f"interrupted; {what}", lines)

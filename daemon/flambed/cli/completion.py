@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from flambed.cli.arguments import COMMANDS, COMMON, SHELLS, Command
 
 
@@ -59,25 +61,26 @@ def _zsh() -> str:
 
 def _fish() -> str:
     lines = ["# fish completion of flambectl: flambectl completion fish | source", "complete -c flambectl -f"]
-    for command in COMMANDS:
-        lines.append(
-            f"complete -c flambectl -n __fish_use_subcommand -a {command.name} -d {_fish_quoted(command.help)}"
-        )
-    for command in COMMANDS:
-        seen = f"-n '__fish_seen_subcommand_from {command.name}'"
-        for option in command.options:
-            value = " -r" if option.takes_value else ""
-            lines.append(
-                f"complete -c flambectl {seen} -l {option.name.lstrip('-')}{value} -d {_fish_quoted(option.help)}"
-            )
-        match _first(command):
-            case "FILE":
-                lines.append(f"complete -c flambectl {seen} -F")
-            case "NAME":
-                lines.append(f"complete -c flambectl {seen} -a '(flambectl list --names 2>/dev/null)'")
-            case "SHELL":
-                lines.append(f"complete -c flambectl {seen} -a '{' '.join(SHELLS)}'")
+    lines += (
+        f"complete -c flambectl -n __fish_use_subcommand -a {command.name} -d {_fish_quoted(command.help)}"
+        for command in COMMANDS
+    )
+    lines += (line for command in COMMANDS for line in _fish_command(command))
     return "\n".join(lines) + "\n"
+
+
+def _fish_command(command: Command) -> Iterator[str]:
+    complete = f"complete -c flambectl -n '__fish_seen_subcommand_from {command.name}'"
+    for option in command.options:
+        value = " -r" if option.takes_value else ""
+        yield f"{complete} -l {option.name.lstrip('-')}{value} -d {_fish_quoted(option.help)}"
+    match _first(command):
+        case "FILE":
+            yield f"{complete} -F"
+        case "NAME":
+            yield f"{complete} -a '(flambectl list --names 2>/dev/null)'"
+        case "SHELL":
+            yield f"{complete} -a '{' '.join(SHELLS)}'"
 
 
 def _fish_quoted(text: str) -> str:

@@ -50,8 +50,8 @@ class Console:
         self.line(json.dumps(value, ensure_ascii=False, indent=None if one_line else 2))
 
     def error(self, text: str) -> None:
-        """Print a line on stderr."""
-        self._err.write(f"{text}\n")
+        """Print a line on stderr; it may quote what others wrote."""
+        self._err.write(f"{printable(text)}\n")
         self._err.flush()
 
     def write(self, text: str) -> None:

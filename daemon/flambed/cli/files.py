@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from flambed import desired, validation, yamlfile
 from flambed.cli.failure import Exit, FailureError
@@ -32,6 +32,7 @@ class ClusterFile:
         key: the contents of the private key; None where there is something wrong with it.
         key_mistake: what that is.
         advice: what is worth saying and no mistake.
+        document: where everything in it stands; None where that cannot be told.
     """
 
     path: str
@@ -42,11 +43,17 @@ class ClusterFile:
     key: bytes | None
     key_mistake: Problem | None
     advice: tuple[Problem, ...]
+    document: yamlfile.Document | None = None
 
     def located(self, problem: Problem, kind: str = "") -> str:
         """Return `FILE:LINE:COL: message`."""
         place = f":{problem.line}:{problem.column}" if problem.line is not None else ""
         return f"{self.path}{place}: {kind}{problem.message}"
+
+    def told(self, mistake: Mapping[str, Any]) -> str:
+        """Return a mistake that the service found as a line; one without a place gets that of its field."""
+        problem = Problem(*(mistake[part] for part in ("message", "line", "column", "field")))
+        return self.located(_placed(problem, self.document) if self.document is not None else problem)
 
     def check(self, *, key: bool) -> Cluster:
         """Return the cluster.
@@ -82,7 +89,7 @@ def read(path: str, overrides: Sequence[str]) -> ClusterFile:
     document = _document(text, path, overrides)
     written = document.value.get("key") if document is not None else None
     if document is None or not isinstance(written, str) or not written:
-        return ClusterFile(path, text, tuple(overrides), cluster, mistakes, None, None, ())
+        return ClusterFile(path, text, tuple(overrides), cluster, mistakes, None, None, (), document)
     if cluster is not None:
         advice = tuple(_placed(problem, document) for problem in desired.warnings(cluster))
     place = document.values["key",]
@@ -93,7 +100,7 @@ def read(path: str, overrides: Sequence[str]) -> ClusterFile:
         key, mistake = key_bytes(key_path), None
     except ValueError as error:
         key, mistake = None, place.problem(f"key: {error}", "key")
-    return ClusterFile(path, text, sent, cluster, mistakes, key, mistake, advice)
+    return ClusterFile(path, text, sent, cluster, mistakes, key, mistake, advice, document)
 
 
 def key_bytes(path: Path) -> bytes:
@@ -110,13 +117,15 @@ def key_bytes(path: Path) -> bytes:
         raise ValueError(f"there is no file {path}: put the private key of the EC2 key pair there") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - the descriptor that is checked is the one that is read
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise ValueError(f"{path} is no file: name the private key of the EC2 key pair")
         if mode & 0o077:
             raise ValueError(f"others may read {path} (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
-        raw = file.read(MOST_KEY_BYTES + 1)
+        raw = os.read(descriptor, MOST_KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if raw.startswith((b"ssh-", b"ecdsa-")):
         raise ValueError(f"{path} is a public key: name the private one, mostly the same path without .pub")
     if len(raw) > MOST_KEY_BYTES or b"PRIVATE KEY-----" not in raw:
@@ -148,7 +157,7 @@ def _document(text: str, path: str, overrides: Sequence[str]) -> yamlfile.Docume
 
 
 def _placed(problem: Problem, document: yamlfile.Document) -> Problem:
-    place = document.values.get((problem.field,)) if problem.line is None and problem.field else None
+    place = document.values.get(tuple(problem.field.split("."))) if problem.line is None and problem.field else None
     return place.problem(problem.message, problem.field) if place is not None else problem
 
 

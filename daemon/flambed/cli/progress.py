@@ -16,7 +16,6 @@ from flambed.cli.failure import Exit, FailureError
 Status = Mapping[str, Any]
 
 REDRAW_SECONDS: Final = 1.0  # so that the elapsed time goes on
-SHOWN_FAILURES: Final = 5
 
 
 def follow(
@@ -60,15 +59,16 @@ def _view(console: Console, *, in_full: bool) -> Callable[[Status, float], None]
 
 
 def _brief(console: Console, status: Status, elapsed: float) -> list[str]:
-    failures = show.failures(status)
-    shown = [f"  {console.paint('failed', 'red')}  {line}" for line in failures[:SHOWN_FAILURES]]
-    more = len(failures) - len(shown)
     return [
         f"{show.headline(status, console)}  {console.paint(show.span(elapsed), 'dim')}",
         f"  {show.counts(status)}",
-        *shown,
-        *([f"  and {more} more"] if more else []),
+        *(f"  {console.paint('failed', 'red')}  {line}" for line in _failures(status)),
     ]
+
+
+def _failures(status: Status) -> list[str]:
+    """Return what failed, as long as that matters."""
+    return [] if status["phase"] in {"stopping", "gone"} else show.failures(status)
 
 
 def _full(console: Console, status: Status, _elapsed: float) -> list[str]:
@@ -101,8 +101,8 @@ class _Lines:
         if text != self._last:
             self._console.line(f"{show.span(elapsed):>8}  {text}")
             self._last = text
-        for line in show.failures(status):
-            if line not in self._told:
+        for line in _failures(status):
+            if line not in self._told and len(self._told) < show.SHOWN_FAILURES:
                 self._told.add(line)
                 self._console.line(f"{'':>8}  failed: {line}")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from flambed.cli.console import Console, printable, printable_lines, table
+from flambed.cli.console import Console, cut, printable, printable_lines, table
 
 Document = Mapping[str, Any]
 
@@ -18,6 +19,10 @@ STAGES: Final = (
     "requested", "pending", "running", "reachable", "setting_up", "ready", "failed", "stopping", "gone"
 )  # fmt: skip
 
+SHOWN_FAILURES: Final = 5  # of hosts, where they are told one by one
+_REASON: Final = 120  # columns of a reason in a line with other things; `why` has all of it
+_FAILURE: Final = 300  # columns of a reason in a line of its own
+
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
@@ -26,10 +31,15 @@ def reference(cluster: Document) -> str:
     return f"{cluster['creator']}/{cluster['name']}"
 
 
+def word(cluster: Document) -> str:
+    """Return CREATOR/NAME as a word for a shell, to be copied out of an advice."""
+    return shlex.quote(reference(cluster))
+
+
 def headline(cluster: Document, console: Console) -> str:
     """Return one line: name, region, phase, reason."""
     phase = console.paint(cluster["phase"], PHASE_COLOURS.get(cluster["phase"], "bold"))
-    reason = f": {printable(cluster['reason'])}" if cluster.get("reason") else ""
+    reason = f": {cut(printable(cluster['reason']), _REASON)}" if cluster.get("reason") else ""
     return f"{console.paint(printable(cluster['name']), 'bold')} in {printable(cluster['region'])} is {phase}{reason}"
 
 
@@ -61,7 +71,7 @@ def clusters(found: Sequence[Document], console: Console) -> list[str]:
     if not found:
         return ["no clusters"]
     rows = [
-        [printable(one.get(key) or "") for key in ("name", "creator", "region", "phase", "reason")]
+        [cut(printable(one.get(key) or ""), _REASON) for key in ("name", "creator", "region", "phase", "reason")]
         for one in sorted(found, key=lambda one: (one["name"], one["creator"]))
     ]
     return table(("NAME", "CREATOR", "REGION", "PHASE", "REASON"), rows, console.width)
@@ -71,23 +81,31 @@ def status(cluster: Document, console: Console, now: datetime | None = None) -> 
     """Return a cluster in full: a headline, the counts, and a table of its instances."""
     now = now or datetime.now(UTC)
     instances = sorted(
-        cluster["instances"], key=lambda one: (one["role"] != "Orchestrator", one["index"] is None, one["index"] or 0)
+        cluster["instances"],
+        key=lambda one: (
+            one["stage"] == "gone",
+            one["role"] != "Orchestrator",
+            one["index"] is None,
+            one["index"] or 0,
+        ),
     )
     lines = [
         headline(cluster, console),
         f"creator {printable(cluster['creator'])}; {counts(cluster) or 'no instances'}",
     ]
+    if hold := cluster.get("hold"):
+        lines.append(f"held by uid {hold['by']} until {hold['until']}: {printable(hold['why'])}")
     rows = [
         [
             printable(one["name"] or one["role"]),
             printable(one["id"] or ""),
             printable(one["type"]),
-            printable(one["stage"]),
+            _stage(one),
             printable(one["private_host"] or ""),
             printable(one["public_host"] or ""),
             _protection(one),
             until(one["terminates_at"], now),
-            printable(one["reason"] or ""),
+            cut(printable(one["reason"] or ""), _REASON),
         ]
         for one in instances
     ]
@@ -96,12 +114,11 @@ def status(cluster: Document, console: Console, now: datetime | None = None) -> 
 
 
 def failures(cluster: Document) -> list[str]:
-    """Return a line for each instance that failed, with its reason."""
-    return [
-        f"{title(one)}: {printable(one['reason'] or 'failed')}"
-        for one in cluster["instances"]
-        if one["stage"] == "failed"
-    ]
+    """Return a line for each of the first instances that failed, with its reason, and how many more did."""
+    failed = [one for one in cluster["instances"] if one["stage"] == "failed"]
+    lines = [cut(f"{title(one)}: {printable(one['reason'] or 'failed')}", _FAILURE) for one in failed[:SHOWN_FAILURES]]
+    more = len(failed) - len(lines)
+    return [*lines, f"and {more} more"] if more else lines
 
 
 def output(record: Document, *, last: int | None = None) -> list[str]:
@@ -118,10 +135,27 @@ def output(record: Document, *, last: int | None = None) -> list[str]:
 
 
 def plan(found: Document) -> list[str]:
-    """Return what `up` would do, a line for each kind of change."""
-    lines = [f"{name.replace('_', ' ')}: {text}" for name, value in found.items() if (text := _listed(value))]
-    changes = [name for name, value in found.items() if name != "keep" and _listed(value)]
-    return lines if changes else [*lines, "nothing to do"]
+    """Return what `up` would do, a line for each kind of change, and the idle times that it would keep to."""
+    launch = ", ".join(f"{count} {role}" for role, count in found["launch"].items() if count)
+    changes = [f"launch  {launch}"] if launch else []
+    for name, text in (
+        ("adopt", "adopt, launched by others"),
+        ("start", "start, stopped now"),
+        ("retire", "terminate"),
+    ):
+        if found[name]:
+            changes.append(f"{text}  {', '.join(map(printable, found[name]))}")
+    if found["setup"]:
+        changes.append("run the set-up commands")
+    lines = [f"{printable(found['name'])} in {printable(found['region'])}", *(changes or ["nothing to do"])]
+    if found["keep"]:
+        lines.append(f"keep  {', '.join(map(printable, found['keep']))}")
+    if found["surplus"]:
+        lines.append(f"too many, kept without --shrink  {', '.join(map(printable, found['surplus']))}")
+    ends = ", ".join(
+        f"{role} {'never' if minutes is None else f'after {minutes} min'}" for role, minutes in found["alarms"].items()
+    )
+    return [*lines, f"end when idle  {ends}"]
 
 
 def why(found: Document, console: Console, now: datetime | None = None) -> list[str]:
@@ -134,9 +168,9 @@ def why(found: Document, console: Console, now: datetime | None = None) -> list[
         lines.append(console.paint(f"{title(host)}, {host['stage']}", "bold"))
         lines.append(f"  {printable(host['summary'])}")
         if end:
-            lines.append(f"  ends {end} ({host['terminates_at']}), if nothing more happens")
+            lines.append(f"  ends {end}, if nothing more happens")
         for signal in host.get("signals", ()):
-            age = f", {since(signal['at'], now)}" if signal.get("at") else ""
+            age = f", {away(signal['at'], now)}" if signal.get("at") else ""
             lines.append(f"  {printable(signal['signal'])}: {printable(signal['value'])}{age}")
     return lines
 
@@ -170,9 +204,10 @@ def until(when: str | None, now: datetime) -> str:
     return f"in {span(seconds)}" if seconds > 0 else "now"
 
 
-def since(when: str, now: datetime) -> str:
-    """Return how long ago a time was: "3 min ago"."""
-    return f"{span(max((now - datetime.fromisoformat(when)).total_seconds(), 0))} ago"
+def away(when: str, now: datetime) -> str:
+    """Return how far away a time is, in either direction: "3 min ago", "in 2 h"."""
+    seconds = (datetime.fromisoformat(when) - now).total_seconds()
+    return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
 
 
 def span(seconds: float) -> str:
@@ -188,18 +223,15 @@ def span(seconds: float) -> str:
     return f"{large} {names[0]}" + (f" {small} {names[1]}" if small else "")
 
 
+def _stage(instance: Document) -> str:
+    setup = instance.get("setup") or {}
+    done = f" {setup['done']}/{setup['of']}" if instance["stage"] == "setting_up" and setup.get("of") else ""
+    return f"{printable(instance['stage'])}{done}"
+
+
 def _protection(instance: Document) -> str:
     kinds = [kind for kind, stands in (instance.get("protection") or {}).items() if stands]
     return ("+".join(kinds) or "yes") if instance["protected"] else "no"
-
-
-def _listed(value: Any) -> str:
-    """Return a value of a plan in words; nothing for what is empty or zero."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{printable(key)} {_listed(inner)}" for key, inner in value.items() if _listed(inner))
-    if isinstance(value, list | tuple):
-        return ", ".join(_listed(inner) for inner in value)
-    return printable(value) if value else ""
 
 
 def _value(value: Any) -> str:

@@ -147,13 +147,14 @@ def _paths() -> dict[str, dict[str, Schema]]:
             "get": _operation(
                 "events", "What happened.", ref("Event"), _query("cluster", "Only of this cluster."),
                 _query("since", "So long ago (10m), or a time in RFC 3339."), _flag("follow", "Go on with those to come."),
-                stream="always", errors=read,
+                stream="always", errors=(403, *read),
             )
         },
         "/v1/instances": {
             "get": _operation(
                 "instances", "Instances, with their tags, hosts and alarm.", array(ref("Found")),
                 _query("creator", "Only with this creator."), _query("host", "Only with this address."),
+                errors=(403,),
             )
         },
         "/v1/doctor": {"get": _operation("doctor", "Check what the service needs.", array(ref("Check")))},

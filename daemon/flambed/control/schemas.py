@@ -37,6 +37,10 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _by_role(value: Schema) -> Schema:
+    return record({"Orchestrator": value, "Factory": value})
+
+
 _SUMMARY: Final[Schema] = {
     "name": TEXT,
     "creator": TEXT,
@@ -68,19 +72,21 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Summary": record(_SUMMARY, description="One cluster, without its instances."),
     "Status": record({**_SUMMARY, "instances": array(ref("Instance"))}, description="One cluster in full."),
     "Instance": record(_INSTANCE, "protection", description="One instance of a cluster."),
-    "Plan": {
-        "type": "object",
-        "description": "What `up` would do. An empty or false value means nothing of that kind.",
-        "properties": {
-            "launch": {
-                "description": "How many instances of which role.",
-                "type": "object",
-                "additionalProperties": NUMBER,
-            },
+    "Plan": record(
+        {
+            "name": TEXT,
+            "region": TEXT,
+            "launch": {"description": "How many instances of which role.", **_by_role(NUMBER)},
             "keep": {"description": "Instances that stay.", **array(TEXT)},
             "retire": {"description": "Instances that would be terminated.", **array(TEXT)},
+            "surplus": {"description": "Factories that are too many, and stay without `shrink`.", **array(TEXT)},
+            "start": {"description": "Stopped instances that would be started.", **array(TEXT)},
+            "adopt": {"description": "Instances that somebody else launched.", **array(TEXT)},
+            "setup": {"description": "Whether set-up commands would run.", **YES_NO},
+            "alarms": {"description": "Idle minutes by role; null for never.", **_by_role(NUMBER_OR_NULL)},
         },
-    },
+        description="What `up` would do.",
+    ),
     "Output": record(
         {
             "instance": TEXT,
@@ -148,6 +154,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Found": record(
         {
             "id": TEXT,
+            "region": TEXT,
+            "name": TEXT_OR_NULL,
+            "type": TEXT,
             "state": {"description": "EC2's word for it.", **TEXT},
             "role": TEXT_OR_NULL,
             "cluster": TEXT_OR_NULL,
@@ -155,9 +164,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "public_host": TEXT_OR_NULL,
             "private_host": TEXT_OR_NULL,
             "tags": {"type": "object", "additionalProperties": TEXT},
-            "alarm": {"description": "The name of its alarm, null without one.", **TEXT_OR_NULL},
+            "alarm": {"description": "Whether it has an alarm that ends it.", **YES_NO},
         },
-        "state", "creator",
         description="One instance, wherever it belongs.",
     ),
     "Check": record(

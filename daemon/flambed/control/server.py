@@ -81,7 +81,8 @@ class Control:
             self._bound = (where, unixsocket.inode(where))
         app = web.Application(client_max_size=requests.MOST_BYTES, middlewares=[answers.error_answers(self._emit)])
         for method, path, handler in self.routes():
-            app.router.add_route(method, path, handler)
+            # By default a part of a path may hold no braces.
+            app.router.add_route(method, path.replace("{ref}", "{ref:[^/]+}"), handler)
         app.on_shutdown.append(self._end_streams)
         self._runner = web.AppRunner(
             app,
@@ -139,15 +140,20 @@ class Control:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         query = Query(request, "cluster", "since", "follow")
-        ref, since = query.text("cluster"), query.text("since")
-        if ref is not None:
-            self._service.status(ref)  # a name that nobody knows is an error, not a silent stream
-        moment = requests.moment(since) if since is not None else None
-        return await self._stream(request, self._service.events(ref=ref, since=moment, follow=query.flag("follow")))
+        since = query.text("since")
+        events = self._service.events(
+            await requests.caller(request),
+            ref=query.text("cluster"),
+            since=requests.moment(since) if since is not None else None,
+            follow=query.flag("follow"),
+        )
+        return await self._stream(request, events)
 
     async def _instances(self, request: web.Request) -> web.StreamResponse:
         query = Query(request, "creator", "host")
-        return answers.document(await self._service.instances(creator=query.text("creator"), host=query.text("host")))
+        caller = await requests.caller(request)
+        found = await self._service.instances(caller, creator=query.text("creator"), host=query.text("host"))
+        return answers.document(found)
 
     async def _doctor(self, request: web.Request) -> web.StreamResponse:
         Query(request)

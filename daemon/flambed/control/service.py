@@ -65,10 +65,19 @@ class Service(Protocol):
     def ssh(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
         """Return how to log in to a host; without `host`: the orchestrator."""
 
-    def events(self, *, ref: str | None, since: float | None, follow: bool) -> AsyncIterator[dict[str, Any]]:
-        """Yield events, the oldest first; `since` is UNIX seconds; `follow` goes on with those to come."""
+    def events(
+        self, caller: Caller, *, ref: str | None, since: float | None, follow: bool
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Return an iterator of events, the oldest first; what it raises, it raises at the call.
 
-    async def instances(self, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
+        Args:
+            caller: who asks; what belongs to others is left out.
+            ref: only of this cluster.
+            since: UNIX seconds; only of later ones.
+            follow: whether to go on with those to come.
+        """
+
+    async def instances(self, caller: Caller, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
         """Return instances with their tags, hosts and alarm."""
 
     async def doctor(self) -> list[dict[str, Any]]:

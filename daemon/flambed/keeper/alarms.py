@@ -94,7 +94,6 @@ class Alarms:
         await self._region.call(
             self._region.clients.cloudwatch.put_metric_alarm, rank=Rank.ARM, whose=guard.cluster, **guard.config
         )
-        guard.removed = False
         guard.settled()
         self._armed(guard, digest)
 
@@ -201,7 +200,7 @@ class Alarms:
 
     async def _monitor(self, guards: Sequence[Guard]) -> None:
         """Switch detailed monitoring on where an alarm counts minutes and others may have launched the host."""
-        short = [g for g in guards if g.wanted.minutes is not None and g.wanted.minutes <= 24 * 60 and g.detailed]
+        short = [g for g in guards if g.wanted.minutes is not None and g.wanted.minutes <= 24 * 60 and not g.monitored]
         if not short or self._keeper.own_metric:
             return
         try:
@@ -216,6 +215,8 @@ class Alarms:
             for guard in short:
                 guard.detailed = False
                 guard.aim(self._region.name, own_metric=False)
+        for guard in short:
+            guard.monitored = True
 
     async def _visible(self, guards: Sequence[Guard]) -> set[str]:
         """Return the instances of which a point says "in use" within the last ten minutes."""

@@ -20,6 +20,7 @@ class Guard:
     wanted: Protection
     check: bool = False  # what CloudWatch has is to be compared with what is wanted
     detailed: bool = True  # a real point a minute, not every five
+    monitored: bool = False  # that was asked for
 
     # the alarm
     config: dict[str, Any] = field(default_factory=dict)  # as it should be; see `aim`

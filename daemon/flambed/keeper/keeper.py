@@ -47,9 +47,8 @@ class Keeper:
     def want(self, cluster: Identity, table: Mapping[str, Protection], sink: Sink) -> None:
         """Take the protection that the hosts of a cluster shall have from now on, by instance. Returns at once.
 
-        The first table of a cluster is compared with what CloudWatch has, for the service may have been restarted; so a
-        cluster that is new says so by an empty one. An instance that is in the table no more is forgotten, and its
-        alarm stays: to have it deleted, leave it in with `minutes` None until `AlarmRemoved` came.
+        An instance that is in the table no more is forgotten, and its alarm stays: to have it deleted, leave it in with
+        `minutes` None until `AlarmRemoved` came.
         """
         before = self._tables.get(cluster)
         if before == table:
@@ -57,7 +56,10 @@ class Keeper:
         for instance in before.keys() - table.keys() if before else ():
             self.guards.pop(instance, None)
         for protection in table.values():
-            self._want(cluster, protection, sink, check=before is None)
+            # After a restart most alarms are there already, and comparing a hundred costs less than putting one. A host
+            # that is in use, as a new one is during its set-up, is armed at once.
+            unknown = before is None and protection.minutes is not None and protection.vote_until is None
+            self._want(cluster, protection, sink, check=unknown)
         self._tables[cluster] = dict(table)
         self.alarms.wake.set()
         self.points.wake.set()

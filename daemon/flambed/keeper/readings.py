@@ -84,7 +84,7 @@ class Readings:
             own = await self.read([guard.instance for guard in lost], protect.OWN_NAMESPACE, "Maximum", begin, end)
             for guard in lost:
                 guard.recall = False
-                guard.missed = protect.gaps(own.get(guard.instance, ()), now)
+                guard.missed = sorted({*guard.missed, *protect.gaps(own.get(guard.instance, ()), now)})
         for guard in guards:
             guard.read_at, guard.warned = now, False
             self._take(guard, found.get(guard.instance, ()), now)

@@ -1,7 +1,7 @@
 """EC2 as it behaves: the lab's own actions put in the place of moto's.
 
 Each action takes moto's response object of the request (`params`: the request as the SDK's model names it;
-`region`) and returns what moto serialises. All of it runs under the lab's lock.
+`region`) and returns what moto serialises, or the body itself. All of it runs under the lab's lock.
 """
 
 from __future__ import annotations
@@ -12,25 +12,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.types import Base64EncodedString
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.core import TaggedEC2Resource
-from moto.ec2.models.instances import Instance
 from moto.ec2.responses import EC2Response
-from moto.ec2.responses._base_response import EC2BaseResponse
 
 from flambed.lab.describe import Describe
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import CODES, Fleet, Record
 from flambed.lab.hosting import Hosting
-from flambed.lab.hosts import Hosts
 from flambed.lab.launches import Launches, check_tags
 from flambed.lab.refusal import Refusal, error_body
-from flambed.lab.seams import seam
+from flambed.lab.seams import replace, seam
 
 State = dict[str, Any]
+Action = Callable[[Any], ActionResult | str]
 
 
 @dataclass
@@ -42,11 +40,10 @@ class Cloud:
     launches: Launches
     describe: Describe
     hosting: Hosting
-    hosts: Hosts
 
     def install(self) -> None:
         """Take the actions over from moto. Raises SeamMissing where moto is not the one this was written for."""
-        actions: dict[str, Callable[[Any], ActionResult]] = {
+        actions: dict[str, Action] = {
             "run_instances": self.launches.run_instances,
             "describe_instances": self.describe.describe_instances,
             "describe_instance_status": self.describe.describe_instance_status,
@@ -64,22 +61,8 @@ class Cloud:
         self._modify = seam(EC2Response, "modify_instance_attribute")
         self._delete_tags = seam(EC2Response, "delete_tags")
         for name, action in actions.items():
-            seam(EC2Response, name)
-            setattr(EC2Response, name, _answering(action))
-        # moto says "pending" in every answer of RunInstances; a repeated token must tell the state of now.
-        del seam(EC2BaseResponse, "RESPONSE_KEY_PATH_TO_TRANSFORMER")[
-            "RunInstances.Reservation.Instances.Instance.State"
-        ]
-        for name, value in {
-            "private_ip_address": self._private_address,
-            "private_dns_name": self._private_name,
-            "public_ip_address": self._public_address,
-            "public_dns_name": lambda instance: self._public_address(instance) or "",
-        }.items():
-            seam(Instance, name)
-            setattr(Instance, name, property(value))
-        seam(TaggedEC2Resource, "get_tags")
-        TaggedEC2Resource.get_tags = _get_tags
+            replace(EC2Response, name, _answering(action))
+        replace(TaggedEC2Resource, "get_tags", _get_tags)
 
     # What CloudWatch asks.
 
@@ -145,7 +128,7 @@ class Cloud:
     def get_console_output(self, request: Any) -> ActionResult:
         """What the host printed while it booted."""
         [record] = self.describe.by_ids(request.region, [request.params["InstanceId"]])
-        text = self.hosting.call(self.hosts.console, record.id) if record.has_host else ""
+        text = self.hosting.console(record.id)
         result: dict[str, Any] = {"InstanceId": record.id, "Timestamp": datetime.fromtimestamp(time.time(), UTC)}
         if text:
             result["Output"] = Base64EncodedString.from_raw_string(text)
@@ -228,26 +211,8 @@ class Cloud:
         monitorings = [{"InstanceId": r.id, "Monitoring": {"State": answer}} for r in records]
         return ActionResult({"InstanceMonitorings": monitorings})
 
-    # Addresses.
 
-    def _private_address(self, instance: Any) -> str | None:
-        record = self.fleet.records.get(instance.id)
-        hidden = record and self.faults.fresh(lambda fault: fault.address, record.age)
-        if hidden or 0 not in instance.nics:
-            return None
-        return str(instance.nics[0].private_ip_address)
-
-    def _private_name(self, instance: Any) -> str:
-        address = self._private_address(instance)
-        domain = "ec2.internal" if instance.region_name == "us-east-1" else f"{instance.region_name}.compute.internal"
-        return f"ip-{address.replace('.', '-')}.{domain}" if address else ""
-
-    def _public_address(self, instance: Any) -> str | None:
-        record = self.fleet.records.get(instance.id)
-        return record.address if record and record.public and record.state == "running" else None
-
-
-def _answering(action: Callable[[Any], ActionResult]) -> Callable[[Any], Any]:
+def _answering(action: Action) -> Callable[[Any], Any]:
     """`action` as a method of moto's response class; refusals keep their HTTP status, which moto would drop."""
 
     def method(request: Any) -> Any:

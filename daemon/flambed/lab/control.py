@@ -19,7 +19,6 @@ from urllib.parse import parse_qs
 from flambed.lab.faults import BadFaultError
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.hosting import Hosting
-from flambed.lab.hosts import Hosts
 from flambed.lab.ledger import Ledger
 from flambed.lab.strikes import Strikes
 from flambed.lab.watch import Watch
@@ -39,7 +38,6 @@ class Control:
     strikes: Strikes
     watch: Watch
     hosting: Hosting
-    hosts: Hosts
     lock: threading.RLock
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -104,5 +102,6 @@ class Control:
             "running_since": record.running_since,
             "ssh_since": record.ssh_since,
             "cpu": self.strikes.cpu.get(record.id),  # as a fault has set it
-            "host": self.hosting.call(self.hosts.view, record.id) if host and record.has_host else None,
+            "gpus": record.gpus,
+            "host": self.hosting.view(record.id) if host else None,
         }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from moto.core.responses import ActionResult
 
+from flambed.lab import reservations
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.refusal import Refusal
@@ -24,10 +24,6 @@ _ATTRIBUTES: Final[dict[str, str]] = {
     "client-token": "client_token",
     "subnet-id": "subnet_id",
     "vpc-id": "vpc_id",
-    "private-ip-address": "private_ip_address",
-    "private-dns-name": "private_dns_name",
-    "ip-address": "public_ip_address",
-    "dns-name": "public_dns_name",
     "key-name": "key_name",
     "owner-id": "owner_id",
     "architecture": "architecture",
@@ -41,6 +37,10 @@ _ATTRIBUTES: Final[dict[str, str]] = {
 }
 
 _FILTERS: Final[dict[str, Values]] = {
+    "private-ip-address": lambda r: [r.address if r.instance.nics else None],
+    "private-dns-name": lambda r: [reservations.private_name(r.region, r.address) if r.instance.nics else None],
+    "ip-address": lambda r: [r.public_address],
+    "dns-name": lambda r: [r.public_address],
     "reservation-id": lambda r: [r.reservation.id],
     "availability-zone": lambda r: [r.instance.placement.zone],
     "placement-tenancy": lambda r: [r.instance.placement.tenancy],
@@ -149,16 +149,22 @@ class Describe:
         page = records[start : start + (limit or 1000)]
         return page, page[-1].id if len(records) > start + len(page) else None
 
-    def describe_instances(self, request: Any) -> ActionResult:
+    def describe_instances(self, request: Any) -> str:
         """Answer DescribeInstances: instances by reservation, a page counting instances."""
         page, token = self.select(request, least=5)
-        reservations: dict[str, Any] = {}
+        by_reservation: dict[str, list[Record]] = {}
         for record in page:
-            if record.reservation.id not in reservations:
-                reservations[record.reservation.id] = part = copy.copy(record.reservation)
-                part.instances = []
-            reservations[record.reservation.id].instances.append(record.instance)
-        return ActionResult({"Reservations": list(reservations.values()), "NextToken": token})
+            by_reservation.setdefault(record.reservation.id, []).append(record)
+        found = [
+            reservations.reservation(records[0].reservation, [self.instance(record) for record in records])
+            for records in by_reservation.values()
+        ]
+        return reservations.xml("DescribeInstances", {"Reservations": found, "NextToken": token})
+
+    def instance(self, record: Record) -> dict[str, Any]:
+        """What EC2 says of it just now."""
+        hidden = self._faults.fresh(lambda fault: fault.address, record.age)
+        return reservations.instance(record, addressed=not hidden)
 
     def describe_instance_status(self, request: Any) -> ActionResult:
         """Answer DescribeInstanceStatus: running instances, or all with IncludeAllInstances."""

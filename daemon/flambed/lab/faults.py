@@ -25,6 +25,8 @@ for ever.
         see flambed.lab.hosts.HostFault.
     {"kind": "cpu", HOST, "percent": 50.0 | null}
         the host's real CPU from now on; null: CloudWatch gets no data.
+    {"kind": "gpu", HOST, "percent": 97}
+        how busy all its GPUs are, as nvidia-smi tells; hosts whose type has none are left alone.
     {"kind": "die", HOST, "reason": "Client.VolumeLimitExceeded"}
         the instance ends by itself; a pending one becomes terminated where it would have become running.
 
@@ -209,6 +211,9 @@ class InstanceFault(Fault):
         if unknown := set(self.match or ()) - {"role", "name", "tags", "nth"}:
             raise BadFaultError(f"{self.kind}: match knows role, name, tags and nth, not {', '.join(sorted(unknown))}")
 
+    def spent(self) -> bool:
+        return bool((self.match or {}).get("nth", 0) < 0)
+
     def fits(self, instance_id: str, tags: Mapping[str, str]) -> bool:
         """Whether the instance is meant, `nth` left aside."""
         if self.match is None:
@@ -247,6 +252,14 @@ class CpuFault(InstanceFault):
 
 
 @dataclass(kw_only=True)
+class GpuFault(InstanceFault):
+    """What the host's GPUs do."""
+
+    kind = "gpu"
+    percent: int
+
+
+@dataclass(kw_only=True)
 class DieFault(InstanceFault):
     """The instance ends by itself."""
 
@@ -258,7 +271,7 @@ KINDS: dict[str, type[Fault]] = {
     kind.kind: kind
     for kind in (
         ErrorFault, OutageFault, LatencyFault, KillFault, CapacityFault,
-        EventsFault, FreshFault, HostFaultOrder, CpuFault, DieFault,
+        EventsFault, FreshFault, HostFaultOrder, CpuFault, GpuFault, DieFault,
     )
 }  # fmt: skip
 
@@ -283,8 +296,9 @@ class Faults:
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
 
-    def add(self, order: Any) -> Fault:
-        """Activate the fault that `order` (JSON) describes; BadFaultError says what is wrong with it."""
+    @staticmethod
+    def read(order: Any) -> Fault:
+        """The fault that `order` (JSON) describes; BadFaultError says what is wrong with it."""
         if not isinstance(order, dict) or order.get("kind") not in KINDS:
             raise BadFaultError(f"a fault is an object whose kind is one of {', '.join(KINDS)}")
         kind = KINDS[order["kind"]]
@@ -295,13 +309,15 @@ class Faults:
                 f"{kind.kind}: unknown {', '.join(sorted(unknown))}; it takes {', '.join(sorted(known))}"
             )
         try:
-            fault = kind(**arguments)
+            return kind(**arguments)
         except TypeError as error:
             raise BadFaultError(f"{kind.kind}: {error}") from None
+
+    def add(self, fault: Fault) -> None:
+        """Activate a fault."""
         with self._lock:
             fault.id = next(self._ids)
             self._faults.append(fault)
-        return fault
 
     def active(self) -> list[Fault]:
         """Those that have not done all they were asked to."""

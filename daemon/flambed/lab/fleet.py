@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import StateReason
 
@@ -54,6 +54,7 @@ class Record:
     public: bool
     user_data: bytes | None
     authorized_keys: list[str]
+    gpus: list[int]  # how busy each is, percent
     boot: float  # drawn, seconds
     ssh: float
     tags: dict[str, str]  # as last seen: a terminated instance loses its own
@@ -61,6 +62,7 @@ class Record:
     running_since: float | None = None  # UNIX seconds
     ssh_since: float | None = None
     has_host: bool = False
+    ended: float | None = None  # monotonic seconds
     doom: str | None = None  # why it will be terminated instead of running
     turn: int = 0  # counts changes of state; a step planned in an earlier turn no longer applies
 
@@ -73,6 +75,11 @@ class Record:
     def state(self) -> str:
         """The state's name."""
         return str(self.instance.state)
+
+    @property
+    def public_address(self) -> str | None:
+        """Its public address while it runs; the lab's is the private one."""
+        return self.address if self.public and self.state == "running" else None
 
     @property
     def age(self) -> float:
@@ -174,6 +181,7 @@ class Fleet:
             record.address,
             authorized_keys=record.authorized_keys,
             user_data=record.user_data,
+            gpus=record.gpus,
             then=opened,
         )
 
@@ -193,6 +201,7 @@ class Fleet:
         instance.nics = {}
         instance._private_ips = set()  # noqa: SLF001  # else moto frees the address again when it forgets the instance
         self._enter(record, "terminated", told)
+        record.ended = time.monotonic()
         ec2_backends[DEFAULT_ACCOUNT_ID][record.region].tags.pop(record.id, None)
         self._later(record, self._delays.visible, self._forget)
 

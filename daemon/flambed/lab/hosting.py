@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from flambed.lab.hosts import Hosts
+from flambed.lab.hosts import HostFault, Hosts
 
 T = TypeVar("T")
 
@@ -28,21 +29,53 @@ class Hosting:
         *,
         authorized_keys: Sequence[str],
         user_data: bytes | None,
+        gpus: Sequence[int],
         then: Callable[[], None],
     ) -> None:
-        """Let the host answer SSH, then call `then` (on the loop: it must not block)."""
-        boot = self._hosts.boot(instance_id, address, authorized_keys=authorized_keys, user_data=user_data)
-        self._submit(instance_id, boot, then)
+        """Let the host answer SSH, then call `then` (on the loop: it must not block). `gpus` are percents."""
+
+        async def boot() -> None:
+            await self._hosts.boot(instance_id, address, authorized_keys=authorized_keys, user_data=user_data)
+            self._hosts.set_activity(instance_id, gpus=gpus)
+
+        self._submit(instance_id, boot(), then)
+
+    def view(self, instance_id: str) -> dict[str, Any] | None:
+        """The host as it is now; None for one that has not booted, or is gone for good."""
+
+        def look() -> dict[str, Any] | None:
+            with suppress(KeyError):
+                return self._hosts.view(instance_id)
+            return None
+
+        return self._call(look)
+
+    def console(self, instance_id: str) -> str:
+        """What the host's serial console has shown."""
+        return self._call(lambda: self._hosts.console(instance_id))
+
+    def set_fault(self, instance_id: str, fault: HostFault | None) -> None:
+        """Give the host a fault, whether or not it has booted; None takes it away."""
+        self._call(lambda: self._hosts.set_fault(instance_id, fault))
+
+    def set_gpus(self, instance_id: str, gpus: Sequence[int]) -> None:
+        """Set how busy the GPUs of a host that has booted are, in percent."""
+
+        def set_activity() -> None:
+            with suppress(KeyError):
+                self._hosts.set_activity(instance_id, gpus=gpus)
+
+        self._call(set_activity)
 
     def halt(self, instance_id: str, *, forget: bool, then: Callable[[], None]) -> None:
         """Stop the host, for good with `forget`, then call `then` (on the loop: it must not block)."""
         self._submit(instance_id, self._hosts.halt(instance_id, forget=forget), then)
 
-    def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What `function` returns when called on the loop, where the hosts' state may be read."""
+    def _call(self, function: Callable[[], T]) -> T:
+        """What `function` returns when called on the loop, where alone the hosts may be touched."""
 
         async def on_loop() -> T:
-            return function(*arguments)
+            return function()
 
         return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result()
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ssm.models import Parameter, ssm_backends
 
-from flambed.lab.seams import seam
+from flambed.lab.seams import replace
 
 FLAMBE: Final = "808129580301"
 CANONICAL: Final = "099720109477"
@@ -91,9 +91,9 @@ def register(region: str) -> dict[str, str]:
         )
         ami.ebs_snapshot.volume.size = image.size
         if image.ssm:
-            parameter = Parameter(
+            parameter = Parameter(  # type: ignore[abstract]  # as moto itself does
                 DEFAULT_ACCOUNT_ID, image.ssm, image_id, "String", None, None, None,
-                created.timestamp(), 1, "aws:ec2:image",
+                created, 1, "aws:ec2:image",
             )  # fmt: skip
             ssm._parameters[image.ssm] = [parameter]  # noqa: SLF001  # PutParameter refuses AWS's own names
     return {name: image.id(region) for name, image in IMAGES.items()}
@@ -101,8 +101,7 @@ def register(region: str) -> dict[str, str]:
 
 def install() -> None:
     """Mend moto: every image had one disk of 15 GiB that outlives its instance."""
-    seam(Ami, "block_device_mappings")
-    Ami.block_device_mappings = property(_block_device_mappings)
+    replace(Ami, "block_device_mappings", property(_block_device_mappings))
 
 
 def _block_device_mappings(image: Any) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def install() -> None:
 
 
 def _describe(name: str, spec: _Gpu) -> dict[str, Any]:
-    entry = copy.deepcopy(INSTANCE_TYPES["g4dn.xlarge"])
+    entry: dict[str, Any] = copy.deepcopy(INSTANCE_TYPES["g4dn.xlarge"])
     entry["InstanceType"] = name
     entry["VCpuInfo"] |= {"DefaultVCpus": spec.vcpus, "DefaultCores": spec.vcpus // 2, "DefaultThreadsPerCore": 2}
     entry["MemoryInfo"] = {"SizeInMiB": spec.memory * 1024}

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.core.responses import ActionResult
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.exceptions import DryRunClientError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.iam.models import iam_backends
 
-from flambed.lab import volumes
+from flambed.lab import reservations, volumes
+from flambed.lab.describe import Describe
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.refusal import Refusal
@@ -30,20 +30,25 @@ class _Token:
     fingerprint: str
     reservation: Any
     records: list[Record]
-    ended: float | None = None  # monotonic seconds
 
 
 class Launches:
     """What RunInstances does. Runs under the lab's lock."""
 
-    def __init__(self, *, fleet: Fleet, faults: Faults, launched: Callable[[Record], None]) -> None:
+    def __init__(self, *, fleet: Fleet, faults: Faults, describe: Describe, launched: Callable[[Record], None]) -> None:
         self._fleet = fleet
         self._faults = faults
+        self._describe = describe
         self._launched = launched
         self._tokens: dict[tuple[str, str, str], _Token] = {}  # by region, zone, token
 
-    def run_instances(self, request: Any) -> ActionResult:
-        """Answer a RunInstances request with its reservation."""
+    def run_instances(self, request: Any) -> str:
+        """Answer RunInstances with its reservation, new or, for a token used before, as it is now."""
+        token = self._launch(request)
+        instances = [self._describe.instance(record) for record in token.records]
+        return reservations.xml("RunInstances", reservations.reservation(token.reservation, instances))
+
+    def _launch(self, request: Any) -> _Token:
         params, region = request.params, request.region
         ec2 = ec2_backends[DEFAULT_ACCOUNT_ID][region]
         least, most = _counts(params)
@@ -51,7 +56,7 @@ class Launches:
         key = (region, subnet.availability_zone, _token(params))
         fingerprint = repr(sorted((k, repr(v)) for k, v in params.items() if k not in {"ClientToken", "DryRun"}))
         if before := self._replay(key, fingerprint):
-            return ActionResult(before)
+            return before
         image, plans = _check(ec2, params, subnet)
         user_data = _user_data(params.get("UserData"))
         tags = tag_specifications(params.get("TagSpecifications", []))
@@ -74,39 +79,40 @@ class Launches:
                 public=_public(params, subnet),
                 user_data=user_data,
                 authorized_keys=keys,
+                gpus=[0] * _gpus(params["InstanceType"]),
                 boot=boot,
                 ssh=ssh,
                 tags=dict(tags.get("instance", {})),
             )
             records.append(record)
-        self._tokens[key] = _Token(fingerprint, reservation, records)
+        self._tokens[key] = token = _Token(fingerprint, reservation, records)
         for record in records:
             self._fleet.add(record)
             self._launched(record)
         self._faults.launched(region, params["InstanceType"], subnet.id, number)
-        return ActionResult(reservation)
+        return token
 
-    def _replay(self, key: tuple[str, str, str], fingerprint: str) -> Any | None:
-        """The reservation that this token launched before, as it is now; None for a new token."""
+    def _replay(self, key: tuple[str, str, str], fingerprint: str) -> _Token | None:
+        """What this token launched before; None for a new token."""
         token = self._tokens.get(key)
         if token is None:
             return None
-        if all(record.state == "terminated" for record in token.records):
-            token.ended = token.ended or time.monotonic()
-            if time.monotonic() - token.ended > TOKEN_LIFE:
-                del self._tokens[key]
-                return None
+        ends = [record.ended for record in token.records if record.ended is not None]
+        used_up = len(ends) == len(token.records)
+        if used_up and time.monotonic() - max(ends) > TOKEN_LIFE:
+            del self._tokens[key]
+            return None
         if token.fingerprint != fingerprint:
             raise Refusal(
                 "IdempotentParameterMismatch",
                 "The request uses the same client token as a previous, but non-identical request.",
             )
-        if token.ended is not None:
+        if used_up:
             raise Refusal(
                 "IdempotentInstanceTerminated",
                 "The client token was used by a previous request whose instances have been terminated.",
             )
-        return token.reservation
+        return token
 
     def _capacity(self, region: str, instance_type: str, subnet: Any, least: int, most: int) -> int:
         """How many can be launched, between `least` and `most`."""
@@ -166,6 +172,10 @@ def _public(params: dict[str, Any], subnet: Any) -> bool:
         if "AssociatePublicIpAddress" in interface:
             return bool(interface["AssociatePublicIpAddress"])
     return bool(subnet.map_public_ip_on_launch)
+
+
+def _gpus(instance_type: str) -> int:
+    return sum(gpu["Count"] for gpu in INSTANCE_TYPES[instance_type].get("GpuInfo", {}).get("Gpus", []))
 
 
 def _check(ec2: Any, params: dict[str, Any], subnet: Any) -> tuple[Any, Sequence[volumes.VolumePlan]]:

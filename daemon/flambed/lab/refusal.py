@@ -21,7 +21,7 @@ _QUERY: Final = (
 )
 
 
-class Refusal(EC2ClientError):  # type: ignore[misc]  # noqa: N818  # moto is untyped; a word of its own
+class Refusal(EC2ClientError):  # noqa: N818  # a word of its own
     """EC2 says no: an error code of AWS, a message and an HTTP status (400 for the client's mistakes)."""
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:

@@ -29,3 +29,9 @@ def seam(owner: Any, name: str, *parameters: str) -> Any:
         if missing := [p for p in parameters if p not in has]:
             raise SeamMissing(f"{where} takes {has}, without {missing}; install the moto that pyproject.toml pins")
     return found
+
+
+def replace(owner: Any, name: str, ours: Any) -> None:
+    """Put `ours` in the place of moto's `owner.name`, which must exist."""
+    seam(owner, name)
+    setattr(owner, name, ours)

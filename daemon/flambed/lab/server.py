@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -93,7 +94,14 @@ def _seconds(text: str) -> float:
 
 def run(argv: Sequence[str] | None) -> int:
     """The lab from its command line to its end."""
-    return asyncio.run(_serve(parse(argv)))
+    options = parse(argv)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each host has a listening socket
+    try:
+        return asyncio.run(_serve(options))
+    except PortTakenError as error:
+        print(f"flambed lab: {error}", file=sys.stderr)  # noqa: T201  # the error of a command line
+        return 1
 
 
 async def _serve(options: Options) -> int:
@@ -111,9 +119,9 @@ async def _serve(options: Options) -> int:
         loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 4096) else end(0))
     with tempfile.TemporaryDirectory(prefix="flambed-lab-") as folder:
         lab = assemble(options, loop)
-        with _serving(lab.server, lab.timers):
-            ssh_port = await lab.hosts.start()
-            try:
+        ssh_port = await lab.hosts.start()
+        try:
+            with _serving(lab.server, lab.timers):
                 key, public_key = world.make_key(Path(folder))
                 with lab.lock:
                     regions = {
@@ -130,8 +138,12 @@ async def _serve(options: Options) -> int:
                 }
                 print(json.dumps(info), flush=True)  # noqa: T201  # this line is the lab's answer
                 return await ended
-            finally:
-                await lab.hosts.close()
+        finally:
+            await lab.hosts.close()
+
+
+class PortTakenError(Exception):
+    """Somebody else listens on the port that the lab was given."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +164,15 @@ def assemble(options: Options, loop: asyncio.AbstractEventLoop) -> Lab:
     timers = Timers(lock)
     faults = Faults()
     bus = Bus(lock=lock, timers=timers, faults=faults, enabled=options.events)
+    fleet: Fleet
+    strikes: Strikes
     hosts = Hosts(on_poweroff=lambda i: fleet.poweroff(i), seed=options.seed)  # noqa: PLW0108  # made below
     hosting = Hosting(hosts, loop)
     delays = Delays(options.boot, options.ssh_delay, options.shutdown, options.visible)
     fleet = Fleet(timers=timers, bus=bus, hosting=hosting, delays=delays, seed=options.seed)
-    launches = Launches(fleet=fleet, faults=faults, launched=lambda r: strikes.launched(r))  # noqa: PLW0108  # made below
     describe = Describe(fleet=fleet, faults=faults)
-    cloud = Cloud(fleet=fleet, faults=faults, launches=launches, describe=describe, hosting=hosting, hosts=hosts)
+    launches = Launches(fleet=fleet, faults=faults, describe=describe, launched=lambda r: strikes.launched(r))  # noqa: PLW0108  # made below
+    cloud = Cloud(fleet=fleet, faults=faults, launches=launches, describe=describe, hosting=hosting)
     watch = Watch(
         clock,
         lock=lock,
@@ -169,7 +183,7 @@ def assemble(options: Options, loop: asyncio.AbstractEventLoop) -> Lab:
         announce=bus.alarm_state,
         seed=options.seed,
     )
-    strikes = Strikes(faults, fleet, hosting, hosts, watch)
+    strikes = Strikes(faults, fleet, hosting, watch)
     for part in (bus, cloud, watch, images, instance_types):
         part.install()
     timers.every(clock.real(60), watch.tick)
@@ -182,12 +196,16 @@ def assemble(options: Options, loop: asyncio.AbstractEventLoop) -> Lab:
         latency=options.latency,
         lock=lock,
     )
-    control = Control(ledger, fleet, strikes, watch, hosting, hosts, lock)
+    control = Control(ledger, fleet, strikes, watch, hosting, lock)
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return (control if environ["PATH_INFO"].startswith("/lab/") else aws)(environ, start_response)
 
-    return Lab(Server(options.port, application), timers, hosts, lock)
+    try:
+        server = Server(options.port, application)
+    except OSError as error:
+        raise PortTakenError(f"cannot listen on port {options.port}: {error.strerror}; choose another --port") from None
+    return Lab(server, timers, hosts, lock)
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flambed.lab.faults import BadFaultError, CpuFault, DieFault, Fault, Faults, HostFaultOrder, InstanceFault
+from flambed.lab.faults import BadFaultError, CpuFault, DieFault, Faults, GpuFault, HostFaultOrder, InstanceFault
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.hosting import Hosting
-from flambed.lab.hosts import HostFault, Hosts
+from flambed.lab.hosts import HostFault
 from flambed.lab.watch import Watch
 
 
@@ -20,24 +19,23 @@ class Strikes:
     faults: Faults
     fleet: Fleet
     hosting: Hosting
-    hosts: Hosts
     watch: Watch
     cpu: dict[str, float | None] = field(default_factory=dict)
     """Percent by instance id, where a fault has set it."""
     _faulty: set[str] = field(default_factory=set)  # hosts with a fault
 
-    def post(self, order: Any) -> Fault:
-        """Activate the fault in `order` (JSON); raises BadFaultError."""
-        if isinstance(order, Mapping) and order.get("kind") == HostFaultOrder.kind:
-            _host_fault(order.get("fault"))
-        fault = self.faults.add(order)
+    def post(self, order: Any) -> None:
+        """Activate the fault in `order` (JSON); raises BadFaultError, and then nothing became active."""
+        fault = self.faults.read(order)
+        if isinstance(fault, HostFaultOrder):
+            _host_fault(fault.fault)
+        if isinstance(fault, InstanceFault) and fault.instance and fault.instance not in self.fleet.records:
+            raise BadFaultError(f"{fault.kind}: there is no instance {fault.instance}")
+        self.faults.add(fault)
         if isinstance(fault, InstanceFault):
-            if fault.instance is not None and fault.instance not in self.fleet.records:
-                raise BadFaultError(f"{fault.kind}: there is no instance {fault.instance}")
             for record in list(self.fleet.records.values()):
                 if record.state not in {"shutting-down", "terminated"}:
                     self._strike(fault, record, new=False)
-        return fault
 
     def launched(self, record: Record) -> None:
         """Let the faults that wait for a launch strike."""
@@ -48,7 +46,7 @@ class Strikes:
         """End all faults; hosts work again, what died stays dead."""
         self.faults.clear()
         for instance_id in self._faulty:
-            self.hosting.call(self.hosts.set_fault, instance_id, None)
+            self.hosting.set_fault(instance_id, None)
         self._faulty.clear()
 
     def _strike(self, fault: InstanceFault, record: Record, *, new: bool) -> None:
@@ -57,10 +55,13 @@ class Strikes:
         match fault:
             case HostFaultOrder():
                 self._faulty.add(record.id)
-                self.hosting.call(self.hosts.set_fault, record.id, _host_fault(fault.fault))
+                self.hosting.set_fault(record.id, _host_fault(fault.fault))
             case CpuFault():
                 self.cpu[record.id] = fault.percent
                 self.watch.set_cpu(record.id, fault.percent)
+            case GpuFault():
+                record.gpus = [fault.percent] * len(record.gpus)
+                self.hosting.set_gpus(record.id, record.gpus)
             case DieFault():
                 self.fleet.die(record, fault.reason)
 

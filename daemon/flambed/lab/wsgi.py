@@ -28,7 +28,11 @@ _connection: ContextVar[socket.socket | None] = ContextVar("connection", default
 def client_left() -> bool:
     """Whether the client of the request under way has closed its connection."""
     connection = _connection.get()
-    if connection is None or not select.select([connection], [], [], 0)[0]:
+    if connection is None:
+        return False
+    poll = select.poll()  # select() knows no file descriptors above 1023
+    poll.register(connection, select.POLLIN)
+    if not poll.poll(0):
         return False
     try:
         return connection.recv(1, socket.MSG_PEEK) == b""

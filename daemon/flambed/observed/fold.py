@@ -191,9 +191,7 @@ def _launch_prepared(world: World, fact: facts.LaunchPrepared) -> World:
 
 def _launch_intended(world: World, fact: facts.LaunchIntended) -> World:
     assert world.desired is not None, "nothing is launched before the first `up`"
-    intent = Intent(
-        token=fact.token, spec=fact.spec, desired=world.desired, at=fact.at, request=world.request
-    )
+    intent = Intent(token=fact.token, spec=fact.spec, desired=world.desired, at=fact.at, request=world.request)
     return replace(world, intents={**world.intents, fact.token: intent}, launches=world.launches + 1)
 
 

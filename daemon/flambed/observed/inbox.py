@@ -93,12 +93,17 @@ def _text(mapping: Mapping[str, Any], key: str) -> str:
 
 
 class Inbox:
-    """Reads one queue for as long as it runs, and gives what it reads to the region."""
+    """Reads one queue for as long as it runs, and gives what it reads to the region.
+
+    Attributes:
+        trouble: why the queue cannot be read at the moment, in words; None while it can.
+    """
 
     def __init__(self, region: Region, queue: str) -> None:
         self._region = region
         self._queue = queue
-        self._pause = 0.0  # seconds, while the queue cannot be read
+        self.trouble: str | None = None
+        self._pause = 1.0  # seconds, the next time that the queue cannot be read
 
     async def run(self) -> None:
         """Read for ever. A queue that cannot be read is asked again after pauses that grow up to a minute."""
@@ -156,14 +161,15 @@ class Inbox:
         region.deliver(event)
 
     async def _lost(self, error: AwsError) -> None:
-        if not self._pause:
+        if self.trouble is None:
             self._region.emit(
                 "region.queue_unreachable", region=self._region.name, code=error.code, message=error.message
             )
-        self._pause = min(max(1.0, self._pause * 2), 60.0)
+        self.trouble = error.message
         await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * 2, 60.0)
 
     def _found(self) -> None:
-        if self._pause:
+        if self.trouble is not None:
             self._region.emit("region.queue_recovered", region=self._region.name)
-        self._pause = 0.0
+        self.trouble, self._pause = None, 1.0

@@ -82,11 +82,11 @@ def _look_due(draft: Draft, instance: Instance) -> float | None:
         return None
     if instance.doubted_at is not None:
         return instance.doubted_at
+    if instance.misses:
+        return instance.looked_at + 15.0 * instance.misses
     since = max(instance.stage_at, instance.looked_at if instance.looks else 0.0)
     if instance.stage in (Stage.REQUESTED, Stage.PENDING, Stage.STOPPING) and instance.state != "stopped":
         return since + _patience(draft, instance)
-    if instance.misses:
-        return instance.looked_at + 15.0 * instance.misses
     if draft.address_of(instance) is None and instance.stage is Stage.RUNNING:
         return since + min(float(instance.looks), 15.0)
     if not instance.detailed:

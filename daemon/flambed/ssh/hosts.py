@@ -186,7 +186,7 @@ def period(waited: float, refused_logins: int) -> float:
         refused_logins: how many were refused in a row.
     """
     if refused_logins:
-        return min(2.0 ** (refused_logins - 1), _SLOWEST_PERIOD)
+        return min(2.0 ** min(refused_logins - 1, 8), _SLOWEST_PERIOD)
     if waited < _EAGER_FOR:
         return _EAGER_PERIOD
     return min(1.0 + (waited - _EAGER_FOR) / 15, _SLOWEST_PERIOD)

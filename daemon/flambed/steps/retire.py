@@ -51,24 +51,24 @@ async def terminate(
                 InstanceIds=batch,
             )
         except AwsError as error:
-            parts = _parts(batch, error)
-            if len(parts) == 1:
-                refused |= dict.fromkeys(batch, _told(error))
-            batches[:0] = parts if len(parts) > 1 else []
+            to_blame, again = _sort_out(batch, error)
+            refused |= dict.fromkeys(to_blame, _told(error))
+            batches[:0] = again
         else:
             accepted += batch
     return tuple(accepted), refused
 
 
-def _parts(batch: list[str], error: AwsError) -> list[list[str]]:
-    """Return what to ask for instead of a batch that was refused; the batch alone where that would not help."""
+def _sort_out(batch: list[str], error: AwsError) -> tuple[list[str], list[list[str]]]:
+    """Return whom of a refused batch the refusal is about, and in which batches to ask for the others again."""
     if error.reason not in _ABOUT_ONE or len(batch) == 1:
-        return [batch]
-    named = set(_ID.findall(error.words))
-    good, bad = [i for i in batch if i not in named], [i for i in batch if i in named]
-    if good and bad:
-        return [good, bad]
-    return [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        return batch, []
+    named = set(_ID.findall(error.words)) & set(batch)
+    if named:
+        others = [instance for instance in batch if instance not in named]
+        return sorted(named), [others] if others else []
+    half = len(batch) // 2
+    return [], [batch[:half], batch[half:]]
 
 
 def _told(error: AwsError) -> AwsError:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from flambed.lab.machine.arithmetic import ReckoningError, evaluate
 from flambed.lab.machine.files import Directory, FileSystem
-from flambed.lab.machine.syntax import Arithmetic, Parameter, Part, Script, Substitution, Text, Word
+from flambed.lab.machine.syntax import Arithmetic, Document, Parameter, Part, Script, Substitution, Text, Word
 
 Field = list[tuple[str, bool]]  # runs of characters, and whether they are quoted
 
@@ -88,6 +88,8 @@ class Expander:
                     return [[(str(evaluate(source, self._shell.get, self._shell.assign)), quoted)]]
                 except ReckoningError as error:
                     raise ExpansionError(f"arithmetic expression: {error}") from None
+            case Document(word):
+                return [[(await self.string(word), True)]]
             case Parameter():
                 return await self._parameter(part)
 
@@ -100,9 +102,9 @@ class Expander:
         missing = value is None or (not value and part.operator.startswith(":"))
         match part.operator.removeprefix(":"):
             case "+":
-                return [await self._operand(part)] if not missing else [[("", part.quoted)]]
+                return await self._operand(part) if not missing else [[("", part.quoted)]]
             case "-" if missing:
-                return [await self._operand(part)]
+                return await self._operand(part)
             case "=" if missing:
                 value = await self.string(part.operand)
                 self._shell.assign(part.name, value)
@@ -114,15 +116,21 @@ class Expander:
                 value = _trimmed(value or "", part.operator, await self.pattern(part.operand))
         return [[(value or "", part.quoted)]]
 
-    async def _operand(self, part: Parameter) -> Field:
-        return [run for inner in _with_home(part.operand) for run in await self._joined(inner)] or [("", part.quoted)]
+    async def _operand(self, part: Parameter) -> list[Field]:
+        """Expand the word in ${name-word}; "$@" in it gives several fields, as in ${1+"$@"}."""
+        fields: list[Field] = [[]]
+        for inner in _with_home(part.operand):
+            first, *rest = await self._part(inner) or [[]]
+            fields[-1] += first
+            fields += rest
+        return fields if part.operand else [[("", part.quoted)]]
 
     async def _all(self, part: Parameter) -> list[Field]:
         """Expand $@ and $*."""
         values = self._shell.positional
         operator = part.operator.removeprefix(":")
         if operator in {"-", "+"} and bool(values) == (operator == "+"):
-            return [await self._operand(part)]
+            return await self._operand(part)
         if part.name == "*" and part.quoted:
             separator = self._shell.get("IFS")
             return [[((" " if separator is None else separator[:1]).join(values), True)]]
@@ -204,15 +212,25 @@ def compile_pattern(field: Field) -> re.Pattern[str]:
 
 def _translated(text: str) -> str:
     pieces: list[str] = []
-    for found in re.finditer(r"\*|\?|\[(!|\^)?(\]?[^\]]*)\]|\\(.)|(.)", text, re.DOTALL):
+    for found in re.finditer(r"\*|\?|\[([!^]?)(\]?(?:\[:\w+:\]|[^\]])*)\]|\\(.)|(.)", text, re.DOTALL):
         if found[0] in {"*", "?"}:
             pieces.append(".*" if found[0] == "*" else ".")
-        elif found[2] is not None:
-            inside = re.sub(r"\[:(\w+):", lambda named: _CLASSES.get(named[1], ""), found[2])
-            pieces.append(f"[{'^' if found[1] else ''}{inside.replace('[', chr(92) + '[')}]")
+        elif found[2]:
+            pieces.append(_bracket(found[0], found[2], negated=bool(found[1])))
         else:
             pieces.append(re.escape(found[3] or found[0]))
     return "".join(pieces)
+
+
+def _bracket(source: str, members: str, *, negated: bool) -> str:
+    """Return the regular expression of [members]; of a range that is none, the characters themselves."""
+    members = re.sub(r"\[:(\w+):\]", lambda named: _CLASSES.get(named[1], ""), members)
+    expression = f"[{'^' if negated else ''}{members.replace('[', chr(92) + '[').replace('^', chr(92) + '^')}]"
+    try:
+        re.compile(expression)
+    except re.error:
+        return re.escape(source)
+    return expression
 
 
 _CLASSES = {"digit": "0-9", "alpha": "a-zA-Z", "alnum": "a-zA-Z0-9", "space": r"\s", "upper": "A-Z", "lower": "a-z"}

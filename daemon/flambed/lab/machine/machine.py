@@ -9,7 +9,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flambed.lab.machine.files import (
@@ -37,7 +37,7 @@ class Login:
 
     user: str
     source: str
-    start: float
+    start: float = field(default_factory=time.time)
     end: float | None = None
     terminal: str | None = None
 
@@ -70,6 +70,7 @@ class Machine:
         self.command_fault: Callable[[str], int | None] = lambda _: None
         self.gpus: tuple[int, ...] = ()
         self.load = 0.0
+        self.console = ""  # what the serial console has shown
         self.boot_id = ""
         self.booted_at = 0.0
         self.shutdown_at: float | None = None
@@ -86,6 +87,7 @@ class Machine:
         self.boot_id = str(uuid.UUID(int=self.random.getrandbits(128), version=4))
         self.booted_at = time.time()
         self._next_pid = 700
+        self.console += f"[    0.000000] Linux version 6.8.0-lab\n{self.hostname} login: \n"
         for path in ("/tmp", "/run"):  # noqa: S108 - the host's own
             self.files.directory(path).entries.clear()
 
@@ -119,6 +121,10 @@ class Machine:
             self.files.link("/usr/bin/nvidia-smi", Program(name="nvidia-smi"))
         elif self.files.find("/usr/bin/nvidia-smi"):
             self.files.remove("/usr/bin/nvidia-smi")
+
+    def uptime(self) -> float:
+        """Return the seconds since the boot."""
+        return time.time() - self.booted_at
 
     # --- users ---
 

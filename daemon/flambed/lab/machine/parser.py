@@ -1,277 +1,339 @@
-"""Shell source to `syntax`, by tree-sitter's grammar for bash.
+"""Tokens to `syntax`: the grammar of the POSIX shell (2.10) by recursive descent, with a few things of bash."""
 
-tree-sitter tokenises well and nests loosely: `a && b 2>x | c` comes back as one redirected list. So commands,
-operators and redirections are taken from the tree in their order, and put together again by POSIX's precedence.
-"""
-
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import tree_sitter
-import tree_sitter_bash
-from tree_sitter import Node
-
 from flambed.lab.machine import syntax
-from flambed.lab.machine.syntax import Command, Part, Redirect, Script, Simple, Text, Word
-from flambed.lab.machine.words import SourceError, Words
+from flambed.lab.machine.lexer import Lexer, SourceError, Token
+from flambed.lab.machine.syntax import Command, Redirect, Script, Simple, Text, Word
 
-_GRAMMAR = tree_sitter.Language(tree_sitter_bash.language())
-_LISTS = {"list", "pipeline", "negated_command"}
-_OPERATORS = {"&&", "||", "|", "|&", "!"}
-_SEPARATORS = {";", ";;", "\n", "comment"}
-
-Token = Command | Redirect | str | tuple[Part, ...]  # str: an operator; a tuple: a word behind a redirection
+_RESERVED = frozenset(
+    {
+        "if",
+        "then",
+        "elif",
+        "else",
+        "fi",
+        "while",
+        "until",
+        "for",
+        "do",
+        "done",
+        "case",
+        "esac",
+        "{",
+        "}",
+        "!",
+        "function",
+    }
+)
+_REDIRECTIONS = frozenset({"<", ">", ">>", "<<", "<<-", "<<<", "<&", ">&", "<>", ">|", "&>", "&>>"})
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=")
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+_DECLARATIONS = frozenset({"export", "readonly", "local", "declare", "typeset"})
 
 
 @lru_cache(maxsize=512)
 def parse(source: str) -> Script:
-    """Parse a script, a command line or the inside of `...`; results are kept.
+    """Parse a script; results are kept, for hosts are sent the same scripts over and over.
 
-    Raises SourceError, which names the line, for what is not shell or beyond this shell.
+    Raises SourceError, which names the line, for what is not shell or beyond this shell. Nothing has run then: a real
+    shell would have run the lines above.
     """
-    text = source.encode(errors="surrogateescape")
-    root = tree_sitter.Parser(_GRAMMAR).parse(text).root_node
-    if root.has_error:
-        _refuse_errors(root)
-    return _Lowering(text).script(root.children)
+    return Parser(source).whole()
 
 
-def _refuse_errors(node: Node) -> None:
-    """Raise for the first error below `node`; redirections without a command are no error to us."""
-    nameless = node.is_missing and node.parent is not None and node.parent.type == "command_name"
-    if node.is_error or (node.is_missing and not nameless):
-        words = (node.text or b"").decode(errors="replace").split() or ["end of file"]
-        raise SourceError(f'Syntax error: "{words[0]}" unexpected', node.start_point.row + 1)
-    for child in node.children:
-        if child.has_error or child.is_missing:
-            _refuse_errors(child)
+class Parser(Lexer):
+    """Parses one source text."""
 
+    def __init__(self, source: str, line: int = 1) -> None:
+        super().__init__(source, line)
+        self._next: Token | None = None
 
-class _Lowering(Words):
-    """The commands of one source text; the base class does the words."""
+    def whole(self) -> Script:
+        """Parse the whole source."""
+        script = self._script()
+        if self._token().kind != "end":
+            raise self._unexpected()
+        return script
 
-    def script(self, nodes: Iterable[Node]) -> Script:
-        """Lower a run of statements and separators."""
+    def substitution(self) -> Script:
+        """Parse up to a closing parenthesis, and take it."""
+        outer, self._next = self._next, None
+        script = self._script()
+        self._expect(")")
+        self._next = outer
+        return script
+
+    # --- tokens ---
+
+    def _token(self) -> Token:
+        """Return the next token without taking it."""
+        if self._next is None:
+            self._next = self.read_token()
+        return self._next
+
+    def _take_token(self) -> Token:
+        token = self._token()
+        self._next = None
+        return token
+
+    def _at(self, *texts: str) -> bool:
+        """Whether the next token is one of these operators or reserved words."""
+        token = self._token()
+        return token.kind in {"operator", "word"} and token.text in texts
+
+    def _accept(self, *texts: str) -> bool:
+        if self._at(*texts):
+            self._next = None
+            return True
+        return False
+
+    def _expect(self, text: str) -> None:
+        if not self._accept(text):
+            raise self._unexpected(text)
+
+    def _unexpected(self, expected: str = "") -> SourceError:
+        token = self._token()
+        text = token.text if token.kind == "end" else '"newline"' if token.text == "\n" else f'"{token.text}"'
+        return SourceError(
+            f"Syntax error: {text} unexpected" + (f' (expecting "{expected}")' if expected else ""), token.line
+        )
+
+    def _skip_newlines(self) -> None:
+        while self._accept("\n"):
+            pass
+
+    # --- lists ---
+
+    def _script(self) -> Script:
+        """Parse commands up to something that cannot begin one."""
         items: list[tuple[Command, bool]] = []
-        for node in nodes:
-            if node.type == "&" and items:
-                items[-1] = (items[-1][0], True)
-            elif node.type not in _SEPARATORS:
-                items.append((self.command(node), False))
+        self._skip_newlines()
+        while not self._ends_list():
+            command = self._and_or()
+            background = self._accept("&")
+            items.append((command, background))
+            if not background and not self._accept(";") and not self._at("\n"):
+                break
+            self._skip_newlines()
         return Script(tuple(items))
 
-    def command(self, node: Node) -> Command:
-        """Lower one statement."""
-        tokens = self._flat(node)
-        command = self._and_or(tokens)
-        if tokens:
-            raise self.error(node, f'Syntax error: "{tokens[0]}" unexpected')
+    def _ends_list(self) -> bool:
+        return self._token().kind == "end" or self._at(
+            ")", ";;", "then", "elif", "else", "fi", "do", "done", "esac", "}"
+        )
+
+    def _body(self) -> Script:
+        """Parse a list that must not be empty."""
+        script = self._script()
+        if not script.items:
+            raise self._unexpected()
+        return script
+
+    def _and_or(self) -> Command:
+        command = self._pipeline()
+        while self._at("&&", "||"):
+            operator = self._take_token().text
+            self._skip_newlines()
+            command = syntax.AndOr(command, operator, self._pipeline())
         return command
 
-    # --- statements: flattened, and nested anew ---
-
-    def _flat(self, node: Node) -> list[Token]:
-        if node.type in _OPERATORS:
-            return [node.type]
-        if node.type == "redirected_statement" or node.type in _LISTS:
-            return [token for child in node.children for token in self._flat(child)]
-        if node.type == "file_redirect":
-            return [*self._file_redirect(node)]
-        if node.type == "herestring_redirect":
-            return [Redirect(0, "<<<", self.word(node.named_children[-1]))]
-        if node.type == "heredoc_redirect":
-            return self._here_document(node)
-        return [self._primary(node)]
-
-    def _and_or(self, tokens: list[Token]) -> Command:
-        command = self._pipeline(tokens)
-        while tokens and tokens[0] in {"&&", "||"}:
-            operator = str(tokens.pop(0))
-            command = syntax.AndOr(command, operator, self._pipeline(tokens))
-        return command
-
-    def _pipeline(self, tokens: list[Token]) -> Command:
+    def _pipeline(self) -> Command:
         negated = False
-        while tokens and tokens[0] == "!":
-            tokens.pop(0)
+        while self._accept("!"):
             negated = not negated
-        commands = [self._unit(tokens)]
-        while tokens and tokens[0] in {"|", "|&"}:
-            if tokens.pop(0) == "|&":
+        commands = [self._command()]
+        while self._at("|", "|&"):
+            if self._take_token().text == "|&":
                 commands[-1] = _redirected(commands[-1], [Redirect(2, ">&", (Text("1"),))])
-            commands.append(self._unit(tokens))
+            self._skip_newlines()
+            commands.append(self._command())
         return commands[0] if len(commands) == 1 and not negated else syntax.Pipeline(tuple(commands), negated)
 
-    def _unit(self, tokens: list[Token]) -> Command:
-        first = tokens.pop(0) if tokens and not isinstance(tokens[0], Redirect) else Simple((), (), 1)
-        if isinstance(first, str | tuple | Redirect):
-            raise SourceError(f'Syntax error: "{first}" unexpected', 1)
+    # --- commands ---
+
+    def _command(self) -> Command:
+        compound = self._compound()
+        if compound is None:
+            return self._simple()
+        if isinstance(compound, syntax.Function):
+            return compound
         redirects: list[Redirect] = []
-        while tokens and isinstance(tokens[0], Redirect | tuple):
-            token = tokens.pop(0)
-            if isinstance(token, Redirect):
-                redirects.append(token)
-            elif isinstance(token, tuple) and isinstance(first, Simple):
-                first = replace(first, words=(*first.words, token))
-        return _redirected(first, redirects)
+        while redirect := self._redirect():
+            redirects.append(redirect)
+        return _redirected(compound, redirects)
 
-    # --- redirections ---
-
-    def _file_redirect(self, node: Node) -> Iterable[Redirect | Word]:
-        descriptor: int | None = None
-        operator = ""
-        targets: list[Node] = []
-        for child in node.children:
-            if child.type == "file_descriptor":
-                descriptor = int(self.text(child))
-            elif not operator and not child.is_named:
-                operator = child.type
-            else:
-                targets.append(child)
-        if operator in {">&-", "<&-"}:
-            yield Redirect(descriptor, operator[:2], (Text("-"),))
-            yield from self.words(targets)
-            return
-        words = self.words(targets)
-        yield Redirect(descriptor, operator, words[0])
-        yield from words[1:]
-
-    def _here_document(self, node: Node) -> list[Token]:
-        descriptor: int | None = None
-        operator, delimiter = "<<", ""
-        body: Word = ()
-        behind: list[Token] = []
-        for child in node.children:
-            match child.type:
-                case "file_descriptor":
-                    descriptor = int(self.text(child))
-                case "<<" | "<<-":
-                    operator = child.type
-                case "heredoc_start":
-                    delimiter = self.text(child)
-                case "heredoc_body":
-                    quoted = any(mark in delimiter for mark in "'\"\\")
-                    body = self.document(child, literal=quoted, strip_tabs=operator == "<<-")
-                case "heredoc_end":
-                    pass
-                case _ if child.type in _OPERATORS or child.type.endswith(("_redirect", "_statement")):
-                    behind += self._flat(child)
-                case "list" | "pipeline" | "command" | "subshell" | "test_command":
-                    behind += self._flat(child)
-                case _:
-                    behind.append(self.word(child))
-        return [Redirect(descriptor, "<<", body), *behind]
-
-    # --- single commands ---
-
-    def _primary(self, node: Node) -> Command:
-        match node.type:
-            case "command" | "variable_assignment" | "variable_assignments":
-                return self._simple(node)
-            case "declaration_command" | "unset_command" | "test_command":
-                return self._spelled_out(node)
-            case "subshell":
-                return syntax.Subshell(self.script(node.children[1:-1]))
-            case "compound_statement" if node.children[0].type == "((":
-                return syntax.Reckon(self.expression(node))
-            case "compound_statement":
-                return syntax.Group(self.script(node.children[1:-1]))
-            case "if_statement":
-                return self._if(node)
-            case "while_statement":
-                condition, body = self._split(node.children[1:], "do_group")
-                loop = body[0].children[1:-1]
-                return syntax.Loop(self.script(condition), self.script(loop), node.children[0].type == "until")
-            case "for_statement" if node.children[0].type == "for":
-                return self._for(node)
-            case "case_statement":
-                return self._case(node)
-            case "function_definition":
-                return self._function(node)
+    def _compound(self) -> Command | None:
+        token = self._token()
+        if token.kind not in {"operator", "word"}:
+            return None
+        match token.text:
+            case "(":
+                return self._parenthesis()
+            case "{":
+                self._take_token()
+                return syntax.Group(self._enclosed("}"))
+            case "if":
+                return self._if()
+            case "while" | "until":
+                self._take_token()
+                condition = self._body()
+                return syntax.Loop(condition, self._do(), until=token.text == "until")
+            case "for":
+                return self._for()
+            case "case":
+                return self._case()
+            case "function":
+                self._take_token()
+                name = self._take_token().text
+                if self._accept("("):
+                    self._expect(")")
+                return self._function(name)
             case _:
-                raise self.error(node, f"the lab's shell does not know a {node.type.replace('_', ' ')}")
+                return None
 
-    def _simple(self, node: Node) -> Simple:
-        assignments: list[tuple[str, Word]] = []
-        words: list[Node] = []
-        redirects: list[Redirect] = []
-        targets: list[Word] = []
-        nodes = [node] if node.type == "variable_assignment" else node.children
-        for child in nodes:
-            if child.type == "variable_assignment":
-                assignments.append(self.assignment(child))
-            elif child.type.endswith("_redirect"):
-                for token in self._flat(child):
-                    if isinstance(token, Redirect):
-                        redirects.append(token)
-                    elif isinstance(token, tuple):
-                        targets.append(token)
-            elif child.type == "command_name":
-                words += [part for part in child.children if not part.is_missing]
-            else:
-                words.append(child)
-        line = node.start_point.row + 1
-        return Simple(tuple(assignments), (*targets, *self.words(words)), line, tuple(redirects))
+    def _parenthesis(self) -> Command:
+        self._take_token()
+        expression = self.arithmetic_command()
+        if expression is not None:
+            return syntax.Reckon(expression)
+        return syntax.Subshell(self._enclosed(")"))
 
-    def _spelled_out(self, node: Node) -> Simple:
-        """Lower export, unset, [ and [[, which the grammar takes apart, back to their words."""
-        words: list[Node] = []
+    def _enclosed(self, end: str) -> Script:
+        body = self._body()
+        self._expect(end)
+        return body
 
-        def collect(inner: Node) -> None:
-            for child in inner.children:
-                if child.type in {"unary_expression", "binary_expression", "parenthesized_expression"}:
-                    collect(child)
-                else:
-                    words.append(child)
-
-        collect(node)
-        whole = node.type == "declaration_command" or words[0].type == "[["
-        return Simple((), tuple(self.words(words, whole=whole)), node.start_point.row + 1)
-
-    def _if(self, node: Node) -> syntax.If:
+    def _if(self) -> syntax.If:
         branches: list[tuple[Script, Script]] = []
-        otherwise: Script | None = None
-        plain = [child for child in node.children if child.type not in {"elif_clause", "else_clause"}]
-        for clause in [plain, *(child.children for child in node.children if child.type == "elif_clause")]:
-            condition, body = self._split(clause[1:], "then")
-            branches.append((self.script(condition), self.script(n for n in body[1:] if n.type != "fi")))
-        for child in node.children:
-            if child.type == "else_clause":
-                otherwise = self.script(child.children[1:])
+        while not branches or self._at("elif"):
+            self._take_token()
+            condition = self._body()
+            self._expect("then")
+            branches.append((condition, self._body()))
+        otherwise = self._body() if self._accept("else") else None
+        self._expect("fi")
         return syntax.If(tuple(branches), otherwise)
 
-    def _for(self, node: Node) -> syntax.For:
-        variable = self.text(node.children[1])
-        head, body = self._split(node.children[2:], "do_group")
-        loop = self.script(body[0].children[1:-1])
-        if not head or head[0].type != "in":
-            return syntax.For(variable, None, loop)
-        return syntax.For(variable, tuple(self.words([n for n in head[1:] if n.type not in _SEPARATORS])), loop)
+    def _do(self) -> Script:
+        self._expect("do")
+        return self._enclosed("done")
 
-    def _case(self, node: Node) -> syntax.Case:
-        subject, items = self._split(node.children[1:-1], "in")
-        lowered: list[tuple[tuple[Word, ...], Script]] = []
-        for item in items:
-            if item.type == "case_item":
-                patterns, body = self._split(item.children, ")")
-                words = self.words([child for child in patterns if child.type not in {"(", "|"}])
-                lowered.append((tuple(words), self.script(body[1:])))
-        return syntax.Case(self.word(subject[0]), tuple(lowered))
+    def _for(self) -> syntax.For:
+        self._take_token()
+        name = self._take_token()
+        if not _NAME.fullmatch(name.text):
+            raise SourceError("Syntax error: Bad for loop variable", name.line)
+        words: list[Word] | None = None
+        self._skip_newlines()
+        if self._accept("in"):
+            words = []
+            while self._token().kind in {"word", "number"}:
+                words.append(self._take_token().word)
+        self._accept(";")
+        self._skip_newlines()
+        return syntax.For(name.text, tuple(words) if words is not None else None, self._do())
 
-    def _function(self, node: Node) -> syntax.Function:
-        named = node.named_children
-        body = self._primary(named[1])
-        redirects = [token for child in named[2:] for token in self._flat(child) if isinstance(token, Redirect)]
-        return syntax.Function(self.text(named[0]), _redirected(body, redirects))
+    def _case(self) -> syntax.Case:
+        self._take_token()
+        subject = self._word()
+        self._skip_newlines()
+        self._expect("in")
+        self._skip_newlines()
+        items: list[tuple[tuple[Word, ...], Script]] = []
+        while not self._accept("esac"):
+            self._accept("(")
+            patterns = [self._word()]
+            while self._accept("|"):
+                patterns.append(self._word())
+            self._expect(")")
+            items.append((tuple(patterns), self._script()))
+            if not self._accept(";;"):
+                self._expect("esac")
+                break
+            self._skip_newlines()
+        return syntax.Case(subject, tuple(items))
 
-    @staticmethod
-    def _split(nodes: Sequence[Node], at: str) -> tuple[Sequence[Node], Sequence[Node]]:
-        """Split before the first node of type `at`."""
-        for index, node in enumerate(nodes):
-            if node.type == at:
-                return nodes[:index], nodes[index:]
-        return nodes, ()
+    def _function(self, name: str) -> syntax.Function:
+        self._skip_newlines()
+        body = self._command()
+        if isinstance(body, Simple):
+            raise self._unexpected("{")
+        return syntax.Function(name, body)
+
+    # --- simple commands ---
+
+    def _word(self) -> Word:
+        if self._token().kind not in {"word", "number"}:
+            raise self._unexpected()
+        return self._take_token().word
+
+    def _simple(self) -> Command:
+        line = self._token().line
+        first = self._token()
+        if first.kind == "word" and first.text in _RESERVED:
+            raise self._unexpected()
+        assignments: list[tuple[str, Word]] = []
+        words: list[Word] = []
+        redirects: list[Redirect] = []
+        declaring = False
+        while True:
+            if redirect := self._redirect():
+                redirects.append(redirect)
+                continue
+            token = self._token()
+            if token.kind != "word" and not (token.kind == "number" and words):
+                break
+            self._take_token()
+            assigned = _ASSIGNMENT.match(token.text)
+            if assigned and (declaring or not words):
+                value = _without(token.word, assigned[0])
+                if declaring:
+                    words.append((Text(assigned[0], quoted=True), *_whole(value)))
+                else:
+                    assignments.append((assigned[1], value))
+                continue
+            if not words and _NAME.fullmatch(token.text) and self._accept("("):
+                self._expect(")")
+                return self._function(token.text)
+            words.append(token.word)
+            declaring = declaring or (len(words) == 1 and token.text in _DECLARATIONS)
+            if len(words) == 1 and token.text == "[[":
+                words += self._double_brackets()
+        if not words and not assignments and not redirects:
+            raise self._unexpected()
+        return Simple(tuple(assignments), tuple(words), line, tuple(redirects))
+
+    def _double_brackets(self) -> list[Word]:
+        """Parse what follows [[: operators are words there, and nothing is split."""
+        words: list[Word] = []
+        while True:
+            token = self._take_token()
+            if token.kind == "end":
+                raise SourceError('Syntax error: end of file unexpected (expecting "]]")', token.line)
+            if token.text != "\n":
+                words.append(_whole(token.word) or (Text(token.text, quoted=True),))
+            if token.text == "]]":
+                return words
+
+    def _redirect(self) -> Redirect | None:
+        descriptor: int | None = None
+        if self._token().kind == "number":
+            descriptor = int(self._take_token().text)
+        if self._token().kind != "operator" or self._token().text not in _REDIRECTIONS:
+            return None
+        operator = self._take_token().text
+        target = self._token()
+        if target.kind not in {"word", "number"}:
+            raise self._unexpected()
+        if operator in {"<<", "<<-"}:
+            # The document must be asked for before the token behind its delimiter, which may be the newline, is read.
+            document = self.here_document(self._take_token(), strip_tabs=operator == "<<-")
+            return Redirect(descriptor, "<<", (document,))
+        return Redirect(descriptor, operator, self._take_token().word)
 
 
 def _redirected(command: Command, redirects: Sequence[Redirect]) -> Command:
@@ -280,3 +342,16 @@ def _redirected(command: Command, redirects: Sequence[Redirect]) -> Command:
     if isinstance(command, Simple):
         return replace(command, redirects=(*command.redirects, *redirects))
     return syntax.Redirected(command, tuple(redirects))
+
+
+def _without(word: Word, prefix: str) -> Word:
+    """Take the unquoted `prefix` off a word."""
+    first = word[0]
+    assert isinstance(first, Text)
+    rest = first.text.removeprefix(prefix)
+    return (Text(rest), *word[1:]) if rest else word[1:]
+
+
+def _whole(word: Word) -> Word:
+    """Let no expansion in a word be split."""
+    return tuple(part if isinstance(part, Text | syntax.Document) else replace(part, quoted=True) for part in word)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import os
 import posixpath
 import signal
@@ -14,6 +15,8 @@ from flambed.lab.machine.streams import Null, Stream
 
 if TYPE_CHECKING:
     from flambed.lab.machine.machine import Machine
+
+_log = logging.getLogger(__name__)
 
 CHUNK = 65536  # bytes asked for at a time
 HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}  # ignored unless somebody handles them
@@ -57,7 +60,7 @@ class Process:
         self.status: int | None = None
         self.records: list[Record] = []
         self.on_exit: Callable[[int], None] = lambda _: None
-        self._killed_by: int | None = None
+        self.killed_by: int | None = None
         self._task: asyncio.Task[int] | None = None
         self._ended = asyncio.Event()
 
@@ -101,21 +104,22 @@ class Process:
                 return
             if number in HARMLESS:
                 return
-        self._killed_by = number
+        self.killed_by = number
         if self._task is not None:
             self._task.cancel()
 
     def _finish(self, task: asyncio.Task[int]) -> None:
         if task.cancelled():
-            status = 128 + (self._killed_by or signal.SIGKILL)
+            self.killed_by = self.killed_by or signal.SIGKILL
+            status = 128 + self.killed_by
         elif (error := task.exception()) is None:
             status = task.result() & 0xFF
         elif isinstance(error, BrokenPipeError):
             status = BROKEN_PIPE
+            self.killed_by = signal.SIGPIPE
         else:
-            status = 70  # EX_SOFTWARE: a bug of the lab, reported where the lab's operator sees it
-            context = {"message": f"lab: {self.argv} failed", "exception": error, "task": task}
-            task.get_loop().call_exception_handler(context)
+            status = 70  # EX_SOFTWARE: a bug of the lab; what a visitor runs must not end the lab itself
+            _log.error("a pretend host's program failed: %s: %s", self.machine.instance_id, self.argv, exc_info=error)
         self.status = status
         for number in list(self.descriptors):
             self.close(number)

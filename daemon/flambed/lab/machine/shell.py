@@ -11,13 +11,13 @@ from flambed.lab.machine import programs, syntax
 from flambed.lab.machine.arithmetic import ReckoningError, evaluate
 from flambed.lab.machine.expansion import Expander, ExpansionError
 from flambed.lab.machine.files import FileSystem
+from flambed.lab.machine.lexer import SourceError
 from flambed.lab.machine.parser import parse
 from flambed.lab.machine.process import CHUNK, Process
 from flambed.lab.machine.programs import CannotRunError
 from flambed.lab.machine.redirection import RedirectionError, redirect, redirected
 from flambed.lab.machine.state import State
 from flambed.lab.machine.streams import Null, Pipe, Signal, Stream
-from flambed.lab.machine.words import SourceError
 
 MAX_CALLS = 60  # functions inside one another; each takes several frames of ours
 
@@ -78,7 +78,7 @@ class Shell(State):
     async def settle(self, running: Awaitable[int]) -> bool:
         """Await something that may end the shell; its status is in `status` then, and True returned."""
         try:
-            await running
+            self.status = await running
         except ExitShell as end:
             self.status = end.status
             return True

@@ -39,7 +39,14 @@ class Arithmetic:
     quoted: bool = False
 
 
-Part = Text | Parameter | Substitution | Arithmetic
+@dataclass(slots=True, eq=False)
+class Document:
+    """A here-document; its word is filled in when the parser gets to the lines below the command."""
+
+    word: "Word" = ()
+
+
+Part = Text | Parameter | Substitution | Arithmetic | Document
 Word = tuple[Part, ...]
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -47,7 +54,7 @@ Word = tuple[Part, ...]
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """descriptor operator target; for the operator '<<' the target is the document itself, for '<<<' the line."""
+    """descriptor operator target; the target of '<<' is a Document, that of '<<<' the line itself."""
 
     descriptor: int | None
     operator: str

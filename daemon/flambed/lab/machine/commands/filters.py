@@ -2,6 +2,7 @@
 
 import asyncio
 import base64 as encoding
+import binascii
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -11,10 +12,6 @@ from flambed.lab.machine.commands.printing import unescape
 from flambed.lab.machine.files import File
 from flambed.lab.machine.process import CHUNK, Process
 from flambed.lab.machine.programs import UsageError, number, options, program
-
-
-def _lines(data: bytes) -> list[str]:
-    return data.decode(errors="surrogateescape").splitlines(keepends=True)
 
 
 def _whole_lines(data: bytes) -> list[str]:
@@ -59,8 +56,8 @@ async def tee(process: Process, args: list[str]) -> int:
 
 
 def _old_style(args: list[str]) -> list[str]:
-    """Turn -5 into -n 5."""
-    return [part for arg in args for part in (["-n", arg[1:]] if re.fullmatch(r"-\d+", arg) else [arg])]
+    """Turn -5 as the first argument into -n 5."""
+    return ["-n", args[0][1:], *args[1:]] if args and re.fullmatch(r"-\d+", args[0]) else args
 
 
 def _count(text: str) -> int:
@@ -81,9 +78,22 @@ async def head(process: Process, args: list[str]) -> int:
         return 0
     text = found.get("n") or found.get("lines") or "10"
     for name in names or ["-"]:
-        lines = _lines(await process.contents([name]))
-        await process.out("".join(lines[: -_count(text) or None] if text.startswith("-") else lines[: _count(text)]))
+        if text.startswith("-") or name != "-":
+            lines = (await process.contents([name])).splitlines(keepends=True)
+            await process.write(
+                1, b"".join(lines[: -_count(text) or None] if text.startswith("-") else lines[: _count(text)])
+            )
+        else:
+            await _first_lines(process, _count(text))
     return 0
+
+
+async def _first_lines(process: Process, count: int) -> None:
+    """Pass lines of standard input on as they come, and leave what follows to others."""
+    while count > 0 and (chunk := await process.stream(0).read(CHUNK)):
+        lines = chunk.splitlines(keepends=True)
+        await process.write(1, b"".join(lines[:count]))
+        count -= sum(line.endswith(b"\n") for line in lines[:count])
 
 
 async def _first_bytes(process: Process, name: str, size: int) -> bytes:
@@ -202,7 +212,7 @@ async def grep(process: Process, args: list[str]) -> int:
             for number, line in enumerate(lines, 1)
             if any(matches(p, line) for p in patterns) != ("v" in found)
         ]
-        hits = hits[: int(found["m"])] if "m" in found else hits
+        hits = hits[: _count(found["m"])] if "m" in found else hits
         status = 0 if hits and status == 1 else status
         prefix = f"{name}:" if len(names) > 1 and "h" not in found else ""
         await process.out("".join(_grep_output(found, name, prefix, hits, patterns)))
@@ -219,7 +229,9 @@ def _grep_output(
     elif "l" in found:
         yield f"{name}\n" if hits else ""
     elif "o" in found:
-        yield from (f"{prefix}{match[0]}\n" for _, line in hits for p in patterns for match in p.finditer(line))
+        yield from (
+            f"{prefix}{match[0]}\n" for _, line in hits for p in patterns for match in p.finditer(line) if match[0]
+        )
     else:
         yield from (f"{prefix}{f'{number}:' if 'n' in found else ''}{line}\n" for number, line in hits)
 
@@ -432,10 +444,13 @@ async def base64(process: Process, args: list[str]) -> int:
     found, names = options(args, "diw:", ["decode"])
     data = await process.contents(names or ["-"])
     if {"d", "decode"} & set(found):
-        await process.write(1, encoding.b64decode(data))
+        try:
+            await process.write(1, encoding.b64decode(data))
+        except binascii.Error:
+            raise UsageError("invalid input") from None
         return 0
     encoded = encoding.b64encode(data).decode()
-    width = int(found.get("w", "76")) or len(encoded) or 1
+    width = _count(found.get("w", "76")) or len(encoded) or 1
     lines = [encoded[start : start + width] for start in range(0, len(encoded), width)]
     await process.out("\n".join(lines) + ("" if found.get("w") == "0" else "\n"))
     return 0

@@ -33,8 +33,8 @@ async def sh(process: Process, args: list[str]) -> int:
             raise UsageError(f"0: cannot open {name}: {error.strerror}", 2) from None
     else:
         script = (await process.read_all()).decode(errors="surrogateescape")
-    if process.records:
-        process.records[-1].kind, process.records[-1].script = "script", script[:4096]
+    for record in process.records[-1:]:
+        record.kind, record.script = ("exec" if record.kind == "exec" else "script"), script[:4096]
     code = process.machine.command_fault(script)
     if code is not None:
         return await refuse(process, script, code)
@@ -212,9 +212,9 @@ async def sudo(process: Process, args: list[str]) -> int:
     user = found.get("u") or found.get("user") or "root"
     if user not in process.machine.users:
         raise UsageError(f"unknown user {user}")
-    process.user = user
+    caller, process.user = process.user, user
     kept = process.environ if {"E", "preserve-env"} & set(found) else {}
-    process.environ = {**process.machine.environment(user), "SUDO_USER": process.user, **kept}
+    process.environ = {**process.machine.environment(user), "SUDO_USER": caller, **kept}
     while argv and re.match(r"[A-Za-z_]\w*=", argv[0]):
         name, _, value = argv.pop(0).partition("=")
         process.environ[name] = value

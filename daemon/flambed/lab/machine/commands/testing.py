@@ -110,13 +110,20 @@ class _Condition:
         if operator in _NUMBERS:
             return _NUMBERS[operator](_integer(left), _integer(right))
         if operator == "=~":
-            return re.search(right, left) is not None
+            return _regular(right).search(left) is not None
         if self._patterns and operator in {"=", "==", "!="}:
             return bool(compile_pattern([(right, False)]).fullmatch(left)) == (operator != "!=")
         return _STRINGS[operator](left, right)
 
     def _find(self, name: str, *, follow: bool = True) -> Node | None:
         return self._process.machine.files.find(self._process.path(name), follow=follow) if name else None
+
+
+def _regular(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{pattern}: {error}", 2) from None
 
 
 def _integer(text: str) -> int:
@@ -160,7 +167,7 @@ async def expr(process: Process, args: list[str]) -> int:
     """Print A op B for integers and comparisons, or the length of a match (A : REGEX)."""
     match args:
         case [left, ":", pattern]:
-            found = re.match(pattern.replace(r"\(", "(").replace(r"\)", ")"), left)
+            found = _regular(pattern.replace(r"\(", "(").replace(r"\)", ")")).match(left)
             value = str(len(found[0]) if found else 0) if not found or not found.groups() else found[1]
         case [left, ("+" | "-" | "*" | "/" | "%") as operator, right]:
             a, b = _integer(left), _integer(right)

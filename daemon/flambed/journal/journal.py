@@ -1,52 +1,27 @@
-"""The journal: facts and intents, written to disk before they are acted on, and read back at the start.
+"""Appending in memory, committing in groups, reading back.
 
-One SQLite file, and the only module that knows so. A fact is appended in memory, where it gets its number at once, and
-is durable when the next `commit` returns; commits are made in groups by a thread of their own, so that the loop never
-waits for the disk. The number (`seq`) is never given twice and is what the log calls `fact` and `cause`.
+A fact gets its number at once and is durable when the next `commit` returns; commits are made in groups by a thread of
+their own, so that the loop never waits for the disk. The number (`seq`) is never given twice and is what the log calls
+`fact` and `cause`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import socket
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
 from flambed.codec import decode, encode
-from flambed.errors import FlambedError
+from flambed.journal.file import JournalError, open_file, read_file, told
 from flambed.observed.facts import FACTS, Fact
-
-APPLICATION_ID: Final = int.from_bytes(b"flbd")
-"""What marks an SQLite file as a journal of flambed's."""
-
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (
-    (
-        """CREATE TABLE entry (
-               seq     INTEGER PRIMARY KEY AUTOINCREMENT,  -- a forgotten cluster's numbers are not given again
-               cluster TEXT NOT NULL,
-               at      REAL NOT NULL,                      -- UNIX seconds
-               cause   INTEGER,                            -- the seq of the fact that led to this one
-               kind    TEXT NOT NULL,
-               fact    TEXT NOT NULL                       -- JSON
-           ) STRICT""",
-        "CREATE INDEX entry_of_cluster ON entry (cluster, seq)",
-        "CREATE TABLE creator (name TEXT PRIMARY KEY, uid INTEGER NOT NULL) STRICT",
-        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
-        "INSERT INTO meta VALUES ('daemon_id', lower(hex(randomblob(8))))",
-    ),
-)
-"""What leads from each schema version to the next, beginning with the empty file; only ever added to."""
 
 _KNOWN: Final = f"({', '.join(repr(name) for name in FACTS)})"
 
@@ -55,14 +30,6 @@ _FORGET: Final = "DELETE FROM entry WHERE cluster = ?"
 _CLAIM: Final = "INSERT INTO creator (name, uid) VALUES (?, ?)"
 
 _Statement = tuple[str, tuple[object, ...]]
-
-
-class JournalError(FlambedError):
-    """The journal cannot be used, or could not be written."""
-
-    def __init__(self, path: Path, what: str, advice: str) -> None:
-        self.path = path
-        super().__init__(f"the journal {path} {what}: {advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +107,14 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Open the journal at `path`; make it (0600) and its folder (0700) where they are not there; migrate it.
+        """Open the journal at `path`; make it where there is none, and bring it up to date.
 
         Raises:
-            JournalError: another service has it open, others may write to its folder, a newer version wrote it, it is
-                something else or damaged, or the disk refuses.
+            JournalError: it cannot be opened, or must not be; see `open_file`.
         """
         with ExitStack() as resources:
-            try:
-                _make_folder(path)
-                resources.callback(os.close, _lock(path))
-                # SQLite's own locks would be lost if this file were closed while a connection stands: so, before.
-                os.close(_open_private(path))
-            except OSError as error:
-                raise JournalError(path, f"cannot be opened ({error.strerror})", "see to its folder") from error
-            with _told(path, "cannot be opened"):
-                connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-                resources.callback(connection.close)
-                _prepare(path, connection)
+            connection = resources.enter_context(open_file(path))
+            with told(path, "cannot be opened"):
                 return cls(path, connection, resources.pop_all())
 
     async def close(self) -> None:
@@ -194,7 +151,7 @@ class Journal:
                 loop = asyncio.get_running_loop()
                 self._write = loop.run_in_executor(self._writer, self._write_group, tuple(self._pending))
                 self._write.add_done_callback(self._written)
-            with _told(self.path, "cannot be written"):
+            with told(self.path, "cannot be written"):
                 # A waiter that is cancelled must not take the others' write with it.
                 await asyncio.shield(self._write)
 
@@ -205,7 +162,7 @@ class Journal:
             self._put(_CLAIM, creator, uid)
         return self._creators[creator]
 
-    def claims(self) -> Mapping[str, int]:
+    def claims(self) -> dict[str, int]:
         """Return the uid that each creator belongs to."""
         return dict(self._creators)
 
@@ -227,7 +184,7 @@ class Journal:
 
     def clusters(self) -> list[str]:
         """Return the ids of the clusters with committed entries, the oldest first."""
-        with self._reading() as connection:
+        with read_file(self.path) as connection:
             return [
                 row[0] for row in connection.execute("SELECT cluster FROM entry GROUP BY cluster ORDER BY min(seq)")
             ]
@@ -266,7 +223,7 @@ class Journal:
     def _select(self, where: Mapping[str, object], limit: int) -> Iterator[Entry]:
         conditions = " AND ".join((f"kind IN {_KNOWN}", *where))
         query = f"SELECT seq, cluster, cause, kind, fact FROM entry WHERE {conditions} ORDER BY seq LIMIT ?"  # noqa: S608 - constants
-        with self._reading() as connection:
+        with read_file(self.path) as connection:
             for seq, cluster, cause, kind, text in connection.execute(query, (*where.values(), limit)):
                 try:
                     yield Entry(seq, cluster, cause, decode(kind, text))
@@ -281,88 +238,3 @@ class Journal:
                         f"has an entry that cannot be read ({seq}, {kind} of cluster {cluster}: {wrong})",
                         "run the version of flambed that wrote it, or restore the file from a backup",
                     ) from None
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own that sees what is committed: readers and the writer do not wait for each other."""
-        with _told(self.path, "cannot be read"):
-            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
-            with closing(connection):
-                yield connection
-
-
-@contextmanager
-def _told(path: Path, what: str) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        advice = _ADVICE.get(primary, "see to its disk, its folder and their permissions")
-        raise JournalError(path, f"{what} ({error})", advice) from error
-
-
-_DAMAGED: Final = (
-    "restore it from a backup, or move it away: clusters that run go on, and are found by their tags at their next `up`"
-)
-_ADVICE: Final = {
-    sqlite3.SQLITE_FULL: "make room on its disk",
-    sqlite3.SQLITE_BUSY: "another program keeps it locked: end that one",
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-}
-
-
-def _make_folder(path: Path) -> None:
-    folder = path.parent
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_mode & 0o022:
-        raise JournalError(path, "lies in a folder that others may write to", f"`chmod 700 {folder}`, or name another")
-
-
-def _open_private(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.fchmod(descriptor, 0o600)  # SQLite gives the files beside it the same mode
-    return descriptor
-
-
-def _lock(path: Path) -> int:
-    """Take the lock that ends with this process, however it ends; the file says who holds it."""
-    descriptor = _open_private(path.with_suffix(".lock"))
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace")
-        os.close(descriptor)
-        advice = "stop that one, or name another state folder for this one"
-        raise JournalError(path, f"is in use by another flambed, {holder}", advice) from None
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}".encode(), 0)
-    return descriptor
-
-
-def _prepare(path: Path, connection: sqlite3.Connection) -> None:
-    """Check that this is a journal that this version can use, and bring it to the newest schema."""
-    [(mark,)] = connection.execute("PRAGMA application_id")
-    [(version,)] = connection.execute("PRAGMA user_version")
-    [(tables,)] = connection.execute("SELECT count(*) FROM sqlite_schema")
-    if mark != APPLICATION_ID and (mark or version or tables):
-        raise JournalError(path, "is a database of another program", "name another state folder")
-    if version > len(MIGRATIONS):
-        what = f"was written by a newer flambed (schema {version}; this version knows {len(MIGRATIONS)})"
-        raise JournalError(path, what, "run that version, or restore the journal from before the upgrade")
-    [(found,)] = connection.execute("PRAGMA quick_check(1)")
-    if found != "ok":
-        raise JournalError(path, f"is damaged ({found})", _DAMAGED)
-    [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
-    if mode != "wal":
-        raise JournalError(path, f"is kept in SQLite's mode {mode!r}, not WAL", "put the state folder on a local disk")
-    connection.execute("PRAGMA synchronous = FULL")
-    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in statements:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {number}")

@@ -1,0 +1,7 @@
+"""`python -m flambed.cli` is flambectl."""
+
+import sys
+
+from flambed.cli import main
+
+sys.exit(main())

@@ -1,0 +1,79 @@
+"""What all tests share: the report on parity with the source document (docs/parity.md)."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+PARITY = Path(__file__).parent.parent / "docs" / "parity.md"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --seed-report."""
+    parser.addoption(
+        "--seed-report",
+        action="store_true",
+        help="print which tests prove each row of docs/parity.md; fail where none does",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Turn the report on where it is asked for."""
+    if config.getoption("--seed-report"):
+        config.pluginmanager.register(SeedReport(rows()))
+
+
+def rows() -> list[str]:
+    """Return the ids of the parity table, in its order."""
+    return re.findall(r"^\| ([SC]\d\d) \|", PARITY.read_text(), re.MULTILINE)
+
+
+class SeedReport:
+    """Counts the passed tests of each row."""
+
+    def __init__(self, wanted: list[str]) -> None:
+        self._passed: dict[str, list[str]] = {row: [] for row in wanted}
+        self._rows_of: dict[str, list[str]] = defaultdict(list)
+        self._unknown: list[str] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Note which test speaks of which rows."""
+        for item in items:
+            for mark in item.iter_markers("seed"):
+                for row in mark.args:
+                    self._rows_of[item.nodeid].append(row)
+                    if row not in self._passed:
+                        self._unknown.append(f"{row} ({item.nodeid})")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which of them passed."""
+        if report.when == "call" and report.passed:
+            for row in self._rows_of[report.nodeid]:
+                if row in self._passed:
+                    self._passed[row].append(report.nodeid)
+
+    def missing(self) -> list[str]:
+        """Return the rows that no test has proved."""
+        return [row for row, tests in self._passed.items() if not tests]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail where a row has no test, or a test names a row that there is not."""
+        if (self.missing() or self._unknown) and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table."""
+        terminalreporter.section("parity with the source document")
+        for row, tests in self._passed.items():
+            example = tests[0].split("::")[-1] if tests else "NO TEST PASSED FOR THIS ROW"
+            terminalreporter.line(f"{row}  {len(tests):4d}  {example}")
+        for unknown in self._unknown:
+            terminalreporter.line(f"unknown row: {unknown}")
+        missing = self.missing()
+        terminalreporter.line(
+            f"{len(self._passed) - len(missing)} of {len(self._passed)} rows are proved"
+            + (f"; missing: {' '.join(missing)}" if missing else "")
+        )

@@ -1,0 +1,135 @@
+"""Stories of giving back: `down`, at any moment, until EC2 has confirmed."""
+
+from __future__ import annotations
+
+import pytest
+
+from flambed.desired import Role
+from flambed.errors import Reason
+from flambed.observed import facts
+from tests.stories.story import Story, cluster, see
+
+pytestmark = pytest.mark.seed("S30")
+
+
+def test_down_ends_when_ec2_has_confirmed() -> None:
+    """All are terminated in one call; gone is what EC2 says is terminated."""
+    story = Story()
+    story.becomes_ready()
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    assert story.decides() == ["terminate i-o i-0 i-1"]
+    assert story.world.phase == "stopping"
+    story.ends("Terminate", facts.TerminationAccepted(at=story.now, instances=("i-o", "i-0", "i-1")))
+    assert story.decides() == []
+    story.happens(*(facts.StateNotified(at=story.now, instance=i, state="terminated") for i in ("i-o", "i-0", "i-1")))
+    story.passes(2)
+    assert story.decides() == ["describe i-0 i-1 i-o"]
+    assert story.world.phase == "stopping"
+    story.described(*(see(i, story.instance(i).role, "terminated") for i in ("i-o", "i-0", "i-1")))
+    assert story.decides() == []
+    assert story.world.phase == "gone"
+    assert story.decides() == []
+
+
+def test_down_in_the_middle_of_a_launch_learns_what_it_created_and_ends_it() -> None:
+    """A RunInstances without an answer is asked again, for what it made has to be given back."""
+    story = Story()
+    story.up()
+    story.decides()
+    story.finds()
+    story.decides()
+    story.prepares()
+    story.decides()
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    assert story.decides() == []
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    assert story.decides() == ["terminate i-o"]
+    story.ends("Launch", reason=Reason.TRANSIENT)
+    story.decides()
+    assert story.world.phase == "stopping"
+    story.passes(2)
+    assert story.decides() == ["launch 2 Factory (c1-1-1)"]
+    story.launches(Role.FACTORY, "i-0", "i-1")
+    assert story.decides() == ["terminate i-0 i-1"]
+
+
+def test_a_throttled_launch_is_dropped_by_down() -> None:
+    """Throttled means that nothing was created: nothing has to be asked again."""
+    story = Story()
+    story.up()
+    story.decides()
+    story.finds()
+    story.decides()
+    story.prepares()
+    story.decides()
+    story.ends("Launch", reason=Reason.THROTTLED)
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    assert story.decides() == []
+    assert story.world.phase == "gone"
+
+
+def test_a_termination_that_fails_is_tried_for_ever_and_told() -> None:
+    """A protected instance is reported, not fought; the others go."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    story.decides()
+    story.happens(facts.TerminationAccepted(at=story.now, instances=("i-0",)))
+    [action] = story.running
+    story.running.clear()
+    first, second = action.keys
+    story.happens(facts.ActionEnded(at=story.now, key=second))
+    story.happens(
+        facts.ActionFailed(
+            at=story.now, key=first, reason=Reason.PROTECTED, code="OperationNotPermitted", message="protected"
+        )
+    )
+    assert story.decides() == []
+    assert (story.world.phase, story.world.reason) == ("stopping", "i-o: protected")
+    for _ in range(5):
+        story.passes(600)
+        lines = story.decides()
+        assert "terminate i-o" in lines
+        story.ends("Terminate", reason=Reason.PROTECTED, say="protected")
+        if any(line.startswith("describe") for line in lines):
+            story.described(see("i-0", Role.FACTORY, "terminated"))
+
+
+def test_an_instance_that_is_no_longer_known_counts_as_gone_only_after_looks() -> None:
+    """EC2 says it does not know the id: looked at until that is certain."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    story.decides()
+    story.ends("Terminate", reason=Reason.GONE)
+    assert "describe i-0 i-o" in story.decides()
+    for _ in range(10):
+        story.described(missing=["i-o", "i-0"])
+        story.passes(120)
+        if story.world.phase != "stopping" or not story.decides():
+            break
+    story.decides()
+    assert story.world.phase == "gone"
+
+
+def test_a_cluster_can_come_back_after_it_is_gone() -> None:
+    """The same name, new machines, new tokens."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    story.decides()
+    story.ends("Terminate", facts.TerminationAccepted(at=story.now, instances=("i-o", "i-0")))
+    story.happens(
+        facts.InstancesDescribed(
+            at=story.now,
+            instances=(see("i-o", Role.ORCHESTRATOR, "terminated"), see("i-0", Role.FACTORY, "terminated")),
+        )
+    )
+    story.decides()
+    assert story.world.phase == "gone"
+    story.up(cluster(factories_num=1))
+    story.decides()
+    story.finds(see("i-o", Role.ORCHESTRATOR, "terminated"))
+    story.decides()
+    assert not story.world.instances
+    assert [a.token for a in story.running if hasattr(a, "token")] == ["c1-2-2", "c1-2-3"]
