@@ -256,10 +256,11 @@ def processes_of(home: Path, named: str = "") -> list[int]:
 
 
 def end_processes(home: Path) -> None:
-    """End what runs with this HOME."""
-    for pid in processes_of(home):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """End what runs with this HOME, and what that starts meanwhile."""
+    while running := processes_of(home):
+        for pid in running:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def kill_runner(home: Path) -> None:

@@ -190,6 +190,15 @@ def test_a_command_that_was_killed_in_the_middle_runs_again(machine: Machine, ga
     assert (machine.home / "count").read_text() == "ran\nran\n"
 
 
+@pytest.mark.parametrize("emptied", [("exit",), ("command", "exit")])
+def test_files_that_a_power_cut_emptied_count_for_nothing(machine: Machine, emptied: tuple[str, ...]) -> None:
+    """The command is stored anew and runs again; an empty one would end well."""
+    machine.setup(KEY).mkdir(parents=True)
+    for name in emptied:
+        machine.setup(KEY, name).touch()
+    assert machine.run("echo done; exit 6") == (0, f"flambed-exit {KEY} 6 5\ndone\n", "")
+
+
 def test_a_service_that_a_command_leaves_behind_does_not_hold_up_the_next(machine: Machine) -> None:
     """It has neither the lock nor our end of the output."""
     code, stdout, _ = machine.run('sleep 60 >/dev/null & echo $! >"$HOME/service"')

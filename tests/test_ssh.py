@@ -258,11 +258,11 @@ async def test_a_key_that_the_host_does_not_know_is_a_refused_login(host: SshHos
 async def test_the_keys_and_settings_of_the_services_user_take_no_part(
     host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key in ~/.ssh that would open the host, and a configuration that would lead elsewhere, are not looked at."""
+    """A key in ~/.ssh that would open the host, and a configuration that would shut us out, are not looked at."""
     folder = tmp_path / ".ssh"
     folder.mkdir()
     (folder / "id_ed25519").write_text(LOGIN_KEY)
-    (folder / "config").write_text("Host *\n  Port 1\n  ProxyCommand false\n")
+    (folder / "config").write_text("Host *\n  HostKeyAlgorithms rsa-sha2-512\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     async with connect(host.target()) as shell:
         assert (await shell.run("true", timeout=10)).code == 0

@@ -70,6 +70,8 @@ class Member:
         for instance in self.world.instances.values():
             if instance.stage is not Stage.GONE:
                 self.region.route(instance.id, self.identity)
+        if self.world.phase == "gone":
+            self._bench.keys.forget(self.cluster_id)
         if self.world.desired is not None:
             self.loop.submit(ServiceStarted(at=self.region.clock.now()))
         self._tasks.start(f"cluster {'/'.join(self.identity)}", self.loop.run())

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from flambed import __version__, access, desired, doctor, history, status
+from flambed import __version__, access, desired, doctor, history, ssh, status
 from flambed.access import Caller
 from flambed.aws import Aws
 from flambed.clock import Clock
@@ -287,9 +287,11 @@ class Service:
             region = await self._region(self._region_of(wanted))
             self._check_fits(caller, wanted, member, region)
             cluster_id = member.cluster_id if member else secrets.token_hex(8)
-            await self._keep_key(wanted, cluster_id, key)
-            pair = await asyncio.to_thread(self._bench.keys.host_key, cluster_id)
+            self._check_key(wanted, cluster_id, key)
             look = await self._look(caller, wanted, member, region)
+            if key is not None:
+                await asyncio.to_thread(self._bench.keys.keep_login_key, cluster_id, key)
+            pair = await asyncio.to_thread(self._bench.keys.host_key, cluster_id)
             if member is not None and member.region is not region:  # it is gone, and comes back somewhere else
                 await member.close()
                 self._directory.remove(member)
@@ -297,22 +299,19 @@ class Service:
             if member is None:
                 member = await self._take_on(wanted.identity, cluster_id, World(), region.name)
             self._journal.claim(wanted.creator, caller.uid)
-            owner = member.world.owner if member.world.desired is not None else caller.uid
+            known = member.world.desired is not None and member.world.phase != "gone"
             asked = facts.UpRequested(
                 at=self._clock.now(),
                 desired=wanted,
                 region=region.name,
                 cluster_id=cluster_id,
                 host_key=pair.public,
-                owner=owner,
+                owner=member.world.owner if known else caller.uid,
                 by=caller.uid,
                 may_adopt=self._access.may_adopt(caller, wanted.creator),
                 shrink=shrink,
             )
-            if look is not None:
-                await asyncio.gather(member.loop.take(asked), member.loop.take(look))
-            else:
-                await member.loop.take(asked)
+            await asyncio.gather(member.loop.take(asked), member.loop.take(look))
             return self._status(member)
 
     async def plan(
@@ -337,8 +336,7 @@ class Service:
             shrink=shrink,
         )
         world = fold(before, asked)
-        if look is not None:
-            world = fold(world, look)
+        world = fold(world, look)
         return {"name": wanted.name, "region": region.name, **status.changes(before, wanted, world, shrink)}
 
     async def down(self, caller: Caller, ref: str) -> dict[str, Any]:
@@ -398,9 +396,9 @@ class Service:
         if member is None or member.world.desired is None:
             return
         world, before = member.world, member.world.desired
-        self._access.check_act(caller, world.owner, f"change {wanted.name}")
         if world.phase == "gone":
             return
+        self._access.check_act(caller, world.owner, f"change {wanted.name}")
         if world.phase == "stopping" or not world.wanted:
             raise ConflictError(f"{wanted.name} is being taken down; wait for `flambectl down {wanted.name}` to end")
         if world.region != region.name:
@@ -416,20 +414,20 @@ class Service:
                 "give the new one another name"
             )
 
-    async def _keep_key(self, wanted: Cluster, cluster_id: str, key: str | None) -> None:
+    def _check_key(self, wanted: Cluster, cluster_id: str, key: str | None) -> None:
         if key is None:
             if not self._bench.keys.has_login_key(cluster_id):
                 message = f"key: {wanted.key}: its contents were not sent with the request, as `flambectl up` does"
                 raise ClusterConfigurationError([Problem(message, field="key")])
             return
         try:
-            await asyncio.to_thread(self._bench.keys.keep_login_key, cluster_id, key)
+            ssh.check_private_key(key)
         except ValueError as error:
             raise ClusterConfigurationError([Problem(f"key: {wanted.key}: {error}", field="key")]) from error
 
     async def _look(
         self, caller: Caller, wanted: Cluster, member: Member | None, region: Region
-    ) -> facts.ClusterSurveyed | None:
+    ) -> facts.ClusterSurveyed:
         """Look up what exists, before anything is said or launched; refuse what may not be adopted."""
         found, began = await survey.find(region, wanted.creator, wanted.name)
         known = member.world.instances if member else {}

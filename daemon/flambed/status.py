@@ -15,7 +15,7 @@ from flambed.observed.instance import Ending, Instance, Stage
 from flambed.observed.world import World
 from flambed.plan.draft import Draft, Rules
 from flambed.plan.protecting import ends_at, votes
-from flambed.policy import IdlePolicy, policy_of
+from flambed.policy import IdlePolicy
 
 _RUNS = frozenset({Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY, Stage.FAILED})
 
@@ -86,7 +86,7 @@ def reason_of(draft: Draft, instance: Instance) -> str | None:
 def why(world: World, now: float, rules: Rules, instance: Instance) -> dict[str, Any]:
     """Return why one host is alive, failed or about to end, and when (`flambectl why NAME HOST`)."""
     draft = _draft(world, now, rules)
-    policy = policy_of(draft.desired, instance.role)
+    policy = draft.policies[instance.role]
     live = votes(draft, instance) if instance.stage in _RUNS else {}
     end = ends_at(draft, instance)
     return {
@@ -148,7 +148,7 @@ def _ready(living: list[Instance], role: Role) -> int:
 
 
 def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
-    policy = policy_of(draft.desired, instance.role)
+    policy = draft.policies[instance.role]
     alarm = instance.alarm is not None
     return {
         "id": instance.id,
@@ -222,5 +222,5 @@ def _words(draft: Draft, instance: Instance, minutes: int | None, live: dict[str
         )
         return f"{name} is kept because {said}.{failed}"
     if instance.busy:
-        return f"{name} is in use: its CPU is over {policy_of(draft.desired, instance.role).threshold:g} %.{failed}"
+        return f"{name} is in use: its CPU is over {draft.policies[instance.role].threshold:g} %.{failed}"
     return f"{name} ends at {rfc3339(end)} if it stays idle ({minutes} minutes of it).{failed}"

@@ -33,6 +33,6 @@ def tags_of(cluster: Cluster, role: Role, name: str, *, cluster_id: str, daemon:
     }
 
 
-def digest_of(value: Mapping[str, object] | list[object]) -> str:
+def digest_of(value: Mapping[str, object]) -> str:
     """Return a short digest of a JSON value, equal for equal values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -49,6 +49,12 @@ class Bench:
             status = await process.wait()
         return Result(status, output.buffer.decode(errors="surrogateescape"), errors.buffer.decode(errors="replace"))
 
+    async def until_begun(self, text: str) -> None:
+        """Wait until a command whose words are `text` has begun."""
+        async with asyncio.timeout(LIMIT):
+            while not any(record.text == text for record in self.machine.log):
+                await self.machine.recorded.wait()
+
     async def stop(self) -> None:
         """Power the host off and wait for its processes to be gone."""
         processes = list(self.machine.processes.values())

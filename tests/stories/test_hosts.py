@@ -234,7 +234,7 @@ def test_a_restart_in_the_middle_of_set_up_goes_on_where_it_was() -> None:
         facts.ServiceStarted(at=story.now),
     )
     story.running.clear()
-    assert story.decides() == ["set up i-0 from 1"]
+    assert story.decides() == ["set up i-0 from 1", "describe i-0 i-o"]
     [action] = [a for a in story.running if isinstance(a, SetUp)]
     assert action.attempt == 0
 

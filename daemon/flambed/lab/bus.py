@@ -14,7 +14,8 @@ from moto.events.models import Rule, events_backends
 from moto.sqs import models as sqs_models
 from moto.sqs.models import Message, Queue, SQSBackend, sqs_backends
 
-from flambed.lab.faults import EventsFault, Faults
+from flambed.lab.fault_kinds import EventsFault
+from flambed.lab.faults import Faults
 from flambed.lab.seams import replace, seam
 from flambed.lab.timers import Timers
 from flambed.lab.wsgi import client_left

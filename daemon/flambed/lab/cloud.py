@@ -23,7 +23,8 @@ from flambed.lab.describe import Describe
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import CODES, Fleet, Record
 from flambed.lab.hosting import Hosting
-from flambed.lab.launches import Launches, check_tags
+from flambed.lab.launch_checks import check_tags
+from flambed.lab.launches import Launches
 from flambed.lab.refusal import Refusal, error_body
 from flambed.lab.seams import replace, seam
 

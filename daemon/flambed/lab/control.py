@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from flambed.lab.faults import BadFaultError
+from flambed.lab.fault_kinds import BadFaultError
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.hosting import Hosting
 from flambed.lab.ledger import Ledger

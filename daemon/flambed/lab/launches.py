@@ -1,9 +1,7 @@
-"""RunInstances: the checks, the client tokens, the capacity, and the instances that come of it."""
+"""RunInstances: the client tokens, the capacity, and the instances that come of it."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,16 +10,14 @@ from typing import Any, Final
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.exceptions import DryRunClientError
 from moto.ec2.models import ec2_backends
-from moto.ec2.models.instance_types import INSTANCE_TYPES
-from moto.iam.models import iam_backends
 
+from flambed.lab import launch_checks as checks
 from flambed.lab import reservations, volumes
 from flambed.lab.describe import Describe
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.refusal import Refusal
 
-USER_DATA_LIMIT: Final = 16_384  # bytes, before base64
 TOKEN_LIFE: Final = 24 * 3600.0  # seconds after the last instance ended; undocumented, see aws-facts
 
 
@@ -51,15 +47,15 @@ class Launches:
     def _launch(self, request: Any) -> _Token:
         params, region = request.params, request.region
         ec2 = ec2_backends[DEFAULT_ACCOUNT_ID][region]
-        least, most = _counts(params)
-        subnet = _subnet(ec2, params)
-        key = (region, subnet.availability_zone, _token(params))
+        least, most = checks.counts(params)
+        subnet = checks.subnet(ec2, params)
+        key = (region, subnet.availability_zone, checks.client_token(params))
         fingerprint = repr(sorted((k, repr(v)) for k, v in params.items() if k not in {"ClientToken", "DryRun"}))
         if before := self._replay(key, fingerprint):
             return before
-        image, plans = _check(ec2, params, subnet)
-        user_data = _user_data(params.get("UserData"))
-        tags = tag_specifications(params.get("TagSpecifications", []))
+        image, plans = checks.resources(ec2, params, subnet)
+        user_data = checks.user_data(params.get("UserData"))
+        tags = checks.tag_specifications(params.get("TagSpecifications", []))
         if params.get("DryRun"):
             raise DryRunClientError
         number = self._capacity(region, params["InstanceType"], subnet, least, most)
@@ -76,10 +72,10 @@ class Launches:
                 instance=instance,
                 reservation=reservation,
                 address=instance.nics[0].private_ip_address,
-                public=_public(params, subnet),
+                public=checks.public_address(params, subnet),
                 user_data=user_data,
                 authorized_keys=keys,
-                gpus=[0] * _gpus(params["InstanceType"]),
+                gpus=[0] * checks.gpu_count(params["InstanceType"]),
                 boot=boot,
                 ssh=ssh,
                 tags=dict(tags.get("instance", {})),
@@ -133,153 +129,6 @@ class Launches:
         return number
 
 
-def _counts(params: dict[str, Any]) -> tuple[int, int]:
-    for name in ("MinCount", "MaxCount", "ImageId"):
-        if name not in params:
-            raise Refusal("MissingParameter", f"The request must contain the parameter {name}")
-    least, most = params["MinCount"], params["MaxCount"]
-    if not 1 <= least <= most:
-        raise Refusal("InvalidParameterValue", f"Value ({least}, {most}) for MinCount and MaxCount is invalid")
-    return least, most
-
-
-def _token(params: dict[str, Any]) -> str:
-    token = str(params["ClientToken"])
-    if len(token) > 64 or not token.isascii():
-        raise Refusal("InvalidParameterValue", "ClientToken must be at most 64 ASCII characters")
-    return token
-
-
-def _subnet(ec2: Any, params: dict[str, Any]) -> Any:
-    interfaces = params.get("NetworkInterfaces", [])
-    if interfaces and ("SubnetId" in params or params.get("SecurityGroupIds")):
-        raise Refusal(
-            "InvalidParameterCombination",
-            "Network interfaces and an instance-level subnet ID or security groups may not be specified on the same request",
-        )
-    subnet_id = params.get("SubnetId") or next((n["SubnetId"] for n in interfaces if "SubnetId" in n), None)
-    if subnet_id is None:
-        raise Refusal("VPCIdNotSpecified", "No default VPC for this user: the lab has none, give a subnet")
-    for zone in ec2.subnets.values():
-        if subnet_id in zone:
-            return zone[subnet_id]
-    raise Refusal("InvalidSubnetID.NotFound", f"The subnet ID '{subnet_id}' does not exist")
-
-
-def _public(params: dict[str, Any], subnet: Any) -> bool:
-    """Whether the instances get public addresses: as the request says, else as the subnet does."""
-    for interface in params.get("NetworkInterfaces", []):
-        if "AssociatePublicIpAddress" in interface:
-            return bool(interface["AssociatePublicIpAddress"])
-    return bool(subnet.map_public_ip_on_launch)
-
-
-def _gpus(instance_type: str) -> int:
-    return sum(gpu["Count"] for gpu in INSTANCE_TYPES[instance_type].get("GpuInfo", {}).get("Gpus", []))
-
-
-def _check(ec2: Any, params: dict[str, Any], subnet: Any) -> tuple[Any, Sequence[volumes.VolumePlan]]:
-    """Refuse what EC2 refuses; else (image, volumes)."""
-    image_id = params["ImageId"]
-    if not image_id.startswith("ami-"):
-        raise Refusal("InvalidAMIID.Malformed", f'Invalid id: "{image_id}" (expecting "ami-...")')
-    image = ec2.amis.get(image_id)
-    if image is None:
-        raise Refusal("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
-    instance_type = params.setdefault("InstanceType", "m1.small")
-    if instance_type not in INSTANCE_TYPES:
-        raise Refusal("InvalidParameterValue", f"Invalid value '{instance_type}' for InstanceType.")
-    if params.get("EbsOptimized") and INSTANCE_TYPES[instance_type]["EbsInfo"]["EbsOptimizedSupport"] == "unsupported":
-        raise Refusal("Unsupported", "EBS-optimized instances are not supported for your requested configuration.")
-    if (key_name := params.get("KeyName")) is not None and key_name not in ec2.key_pairs:
-        raise Refusal("InvalidKeyPair.NotFound", f"The key pair '{key_name}' does not exist")
-    groups = [
-        *params.get("SecurityGroupIds", []),
-        *(g for n in params.get("NetworkInterfaces", []) for g in n.get("Groups", [])),
-    ]
-    for group_id in groups:
-        group = ec2.get_security_group_from_id(group_id)
-        if group is None:
-            raise Refusal(
-                "InvalidGroup.NotFound", f"The security group '{group_id}' does not exist in VPC '{subnet.vpc_id}'"
-            )
-        if group.vpc_id != subnet.vpc_id:
-            raise Refusal(
-                "InvalidParameter", f"Security group {group_id} and subnet {subnet.id} belong to different networks."
-            )
-    _choice(params.get("InstanceInitiatedShutdownBehavior"), {"stop", "terminate"}, "instanceInitiatedShutdownBehavior")
-    _choice(params.get("Placement", {}).get("Tenancy"), {"default", "dedicated", "host"}, "tenancy")
-    _profile(params.get("IamInstanceProfile", {}))
-    return image, volumes.plan(image, params.get("BlockDeviceMappings", []), ec2.snapshots)
-
-
-def _choice(value: str | None, known: set[str], name: str) -> None:
-    if value is not None and value not in known:
-        raise Refusal("InvalidParameterValue", f"Invalid value '{value}' for {name}")
-
-
-def _profile(wanted: dict[str, str]) -> Any:
-    """The instance profile that a request names, None where it names none."""
-    profiles = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].instance_profiles.values()
-    for field, attribute in (("Arn", "arn"), ("Name", "name")):
-        if field in wanted:
-            for profile in profiles:
-                if getattr(profile, attribute) == wanted[field]:
-                    return profile
-            raise Refusal(
-                "InvalidParameterValue",
-                f"Value ({wanted[field]}) for parameter iamInstanceProfile.{field.lower()} is invalid. "
-                f"Invalid IAM Instance Profile {field.lower()}",
-            )
-    return None
-
-
-def _user_data(encoded: str | None) -> bytes | None:
-    if encoded is None:
-        return None
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except binascii.Error:
-        raise Refusal("InvalidParameterValue", "Invalid BASE64 encoding of user data.") from None
-    if len(data) > USER_DATA_LIMIT:
-        raise Refusal("InvalidParameterValue", f"User data is limited to {USER_DATA_LIMIT} bytes")
-    return data
-
-
-def tag_specifications(specifications: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Tags by resource type, checked."""
-    tags: dict[str, dict[str, str]] = {}
-    for specification in specifications:
-        kind = specification.get("ResourceType")
-        if kind not in {"instance", "volume", "network-interface", "spot-instances-request"}:
-            raise Refusal(
-                "InvalidParameterValue", f"'{kind}' is not a valid taggable resource type for this operation."
-            )
-        tags.setdefault(kind, {}).update(check_tags(specification.get("Tags", [])))
-        if len(tags[kind]) > 50:
-            raise Refusal("TagLimitExceeded", f"The maximum number of Tags for a {kind} has been reached: 50")
-    return tags
-
-
-def check_tags(pairs: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Tags as a mapping; refuses what breaks EC2's rules for tags."""
-    tags: dict[str, str] = {}
-    for pair in pairs:
-        key, value = pair.get("Key", ""), pair.get("Value", "")
-        if not key or len(key) > 128:
-            raise Refusal("InvalidParameterValue", f"Tag key must be 1 to 128 characters long: '{key}'")
-        if len(value) > 256:
-            raise Refusal("InvalidParameterValue", f"Tag value exceeds the maximum length of 256 characters: '{key}'")
-        if key.lower().startswith("aws:"):
-            raise Refusal(
-                "InvalidParameterValue", f"Tag keys starting with 'aws:' are reserved for internal use: '{key}'"
-            )
-        if key in tags:
-            raise Refusal("InvalidParameterValue", f"Duplicate tag key '{key}' specified.")
-        tags[key] = value
-    return tags
-
-
 def _create(ec2: Any, params: dict[str, Any], subnet: Any, number: int, region: str) -> Any:
     """Have moto make a reservation of `number` instances without disks, tags or public addresses."""
     interfaces = [
@@ -319,7 +168,7 @@ def _furnish(ec2: Any, instance: Any, plans: Sequence[volumes.VolumePlan], param
     for interface in instance.nics.values():
         interface.delete_on_termination = True
     instance.placement.tenancy = params.get("Placement", {}).get("Tenancy", "default")
-    if profile := _profile(params.get("IamInstanceProfile", {})):
+    if profile := checks.profile(params.get("IamInstanceProfile", {})):
         ec2.associate_iam_instance_profile(instance.id, iam_instance_profile_arn=profile.arn)
     for plan in plans:
         volume = ec2.create_volume(

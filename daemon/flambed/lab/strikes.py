@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flambed.lab.faults import BadFaultError, CpuFault, DieFault, Faults, GpuFault, HostFaultOrder, InstanceFault
+from flambed.lab.fault_kinds import BadFaultError, CpuFault, DieFault, GpuFault, HostFaultOrder, InstanceFault
+from flambed.lab.faults import Faults
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.hosting import Hosting
 from flambed.lab.hosts import HostFault

@@ -108,8 +108,11 @@ def _hold_released(world: World, _fact: facts.HoldReleased) -> World:
 
 def _service_started(world: World, fact: facts.ServiceStarted) -> World:
     for instance in list(world.instances.values()):
-        if instance.stage is Stage.RUNNING:  # nobody tried to reach it meanwhile
-            world = world.with_instance(replace(instance, reach_from=fact.at))
+        if instance.stage is Stage.GONE:
+            continue
+        # Nobody listened to events meanwhile, and nobody tried to reach a host.
+        reach_from = fact.at if instance.stage is Stage.RUNNING else instance.reach_from
+        world = world.with_instance(replace(instance, doubted_at=fact.at, reach_from=reach_from))
     return replace(world, in_flight={}) if world.in_flight else world
 
 
@@ -165,7 +168,8 @@ def _terminate_failed(world: World, subject: str, failure: Failure) -> World:
     instance = world.instances.get(subject)
     if instance is None or failure.reason is not Reason.GONE:
         return world
-    return world.with_instance(replace(instance, ending=True, doubted_at=failure.at))
+    # A fresh id may be unknown for minutes: it is looked at, and asked to terminate again until it is certainly gone.
+    return world.with_instance(replace(instance, doubted_at=failure.at))
 
 
 _FAILURES: Mapping[str, Callable[[World, str, Failure], World]] = {

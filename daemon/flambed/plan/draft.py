@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from flambed.actions import Action, Protection
-from flambed.desired import Cluster
+from flambed.desired import Cluster, Role
 from flambed.errors import Reason
 from flambed.observed.facts import Fact, Key
-from flambed.observed.instance import Failure, Instance
+from flambed.observed.instance import Failure, Instance, Stage
 from flambed.observed.world import World
+from flambed.policy import IdlePolicy, policy_of
+from flambed.setupkeys import setup_digest
+from flambed.tags import digest_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +57,9 @@ def again_at(failure: Failure) -> float:
     return failure.at + min(first * 2.0 ** min(failure.tries - 1, 16), most)
 
 
-@dataclass(slots=True)
+@dataclass
 class Draft:
-    """A decision in the making."""
+    """A decision in the making. What many of its parts ask for is found out once."""
 
     desired: Cluster
     world: World
@@ -64,6 +69,56 @@ class Draft:
     conclusions: list[Fact] = field(default_factory=list)
     protection: dict[str, Protection] = field(default_factory=dict)
     wake_at: float = math.inf
+
+    @cached_property
+    def policies(self) -> Mapping[Role, IdlePolicy]:
+        """The idle policy of each role."""
+        return {role: policy_of(self.desired, role) for role in Role}
+
+    @cached_property
+    def setup(self) -> str:
+        """What stands for the set-up commands that every host should have run."""
+        return setup_digest(self.desired.setup_cmds)
+
+    @cached_property
+    def booting(self) -> bool:
+        """Whether there are instances that do not run yet."""
+        return any(i.stage in (Stage.REQUESTED, Stage.PENDING) for i in self.world.instances.values())
+
+    @cached_property
+    def description(self) -> Mapping[str, object]:
+        """What every host is told of its cluster: who belongs to it, and where."""
+        desired, world = self.desired, self.world
+        known = [i for role in Role for i in world.of(role) if i.stage is not Stage.STOPPING and i.private_host]
+        rows = [
+            {
+                "id": i.id,
+                "role": i.role.value,
+                "index": i.index,
+                "name": desired.instance_name(i.role, i.index),
+                "type": i.type,
+                "address": i.private_host,
+            }
+            for i in known
+        ]
+        return {
+            "name": desired.name,
+            "creator": desired.creator,
+            "region": world.region,
+            "username": desired.username,
+            "orchestrator": next((row for row in rows if row["index"] is None), None),
+            "factories": [row for row in rows if row["index"] is not None],
+        }
+
+    @cached_property
+    def description_digest(self) -> str:
+        """What stands for the description."""
+        return digest_of(self.description)
+
+    @cached_property
+    def description_text(self) -> str:
+        """The description as it is written to ~/.flambed/cluster.json."""
+        return json.dumps(self.description, indent=2) + "\n"
 
     def want(self, action: Action) -> None:
         """Ask for an action, unless the like of it is under way or failed a moment ago."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from flambed.actions import Describe, Inform, LearnHostKey, SetUp, Tag
 from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed.facts import HostGivenUp, Key
 from flambed.observed.instance import Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.setupkeys import setup_digest
 from flambed.tags import digest_of, tags_of
 
 SPACING = 1.0
@@ -22,46 +19,13 @@ DETAILS_AFTER = 5.0
 
 def attend(draft: Draft) -> None:
     """Name, set up and inform each running host."""
-    description = describe_cluster(draft)
-    digest = digest_of({"text": description})
+    common = {role: _common_tags(draft, role) for role in Role}
     for instance in draft.world.instances.values():
-        _tag(draft, instance)
-        if instance.stage is Stage.READY and instance.setup_done == setup_digest(draft.desired.setup_cmds):
-            _inform(draft, instance, description, digest)
+        _tag(draft, instance, common[instance.role])
+        if instance.stage is Stage.READY and instance.setup_done == draft.setup:
+            _inform(draft, instance)
         elif instance.stage in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
-            _set_up(draft, instance, description, digest)
-
-
-def describe_cluster(draft: Draft) -> str:
-    """Return the text of ~/.flambed/cluster.json: who belongs to the cluster, and where (C01's "set-up cluster")."""
-    desired, world = draft.desired, draft.world
-
-    def row(instance: Instance) -> dict[str, object]:
-        return {
-            "id": instance.id,
-            "role": instance.role.value,
-            "index": instance.index,
-            "name": desired.instance_name(instance.role, instance.index),
-            "type": instance.type,
-            "address": instance.private_host,
-        }
-
-    known = [i for role in Role for i in world.of(role) if i.stage in _MEMBERS and i.private_host]
-    orchestrator = next((row(i) for i in known if i.role is Role.ORCHESTRATOR), None)
-    return json.dumps(
-        {
-            "name": desired.name,
-            "creator": desired.creator,
-            "region": world.region,
-            "username": desired.username,
-            "orchestrator": orchestrator,
-            "factories": [row(i) for i in known if i.role is Role.FACTORY],
-        },
-        indent=2,
-    )
-
-
-_MEMBERS = frozenset(Stage) - {Stage.STOPPING, Stage.GONE}
+            _set_up(draft, instance)
 
 
 def look(draft: Draft) -> None:
@@ -90,8 +54,7 @@ def _look_due(draft: Draft, instance: Instance) -> float | None:
     if draft.address_of(instance) is None and instance.stage is Stage.RUNNING:
         return since + min(float(instance.looks), 15.0)
     if not instance.detailed:
-        siblings = any(i.stage in (Stage.REQUESTED, Stage.PENDING) for i in draft.world.instances.values())
-        return since + (DETAILS_AFTER if siblings or instance.looks else 0.0)
+        return since + (DETAILS_AFTER if draft.booting or instance.looks else 0.0)
     return None
 
 
@@ -102,25 +65,25 @@ def _patience(draft: Draft, instance: Instance) -> float:
     return min(2.0 * 1.5**instance.looks, 15.0)
 
 
-def _tag(draft: Draft, instance: Instance) -> None:
+def _common_tags(draft: Draft, role: Role) -> tuple[dict[str, str], str]:
+    """Return the tags that all instances of a role share, all but the name, and what stands for them."""
+    world = draft.world
+    tags = tags_of(draft.desired, role, "", cluster_id=world.cluster_id, daemon=draft.rules.daemon, owner=world.owner)
+    return tags, digest_of(tags)
+
+
+def _tag(draft: Draft, instance: Instance, common: tuple[dict[str, str], str]) -> None:
     """Name the instance and its volumes, and bring their tags up to date, once its volumes are known (S22, S23)."""
     if not (instance.detailed and instance.alive):
         return
-    desired, world = draft.desired, draft.world
-    tags = tags_of(
-        desired,
-        instance.role,
-        desired.instance_name(instance.role, instance.index),
-        cluster_id=world.cluster_id,
-        daemon=draft.rules.daemon,
-        owner=world.owner,
-    )
-    digest = digest_of({"tags": tags, "volumes": list(instance.volumes)})
-    if instance.tagged != digest:
-        draft.want(Tag(instance.id, instance.volumes, tags, digest))
+    tags, digest = common
+    name = draft.desired.instance_name(instance.role, instance.index)
+    whole = " ".join((digest, name, *instance.volumes))
+    if instance.tagged != whole:
+        draft.want(Tag(instance.id, instance.volumes, {**tags, "Name": name}, whole))
 
 
-def _set_up(draft: Draft, instance: Instance, description: str, description_digest: str) -> None:
+def _set_up(draft: Draft, instance: Instance) -> None:
     key = Key("setup", instance.id)
     if key in draft.world.in_flight:
         return
@@ -135,18 +98,17 @@ def _set_up(draft: Draft, instance: Instance, description: str, description_dige
         if draft.now >= reach_by:
             draft.conclusions.append(_given_up(draft, instance))
         return
-    digest = setup_digest(draft.desired.setup_cmds)
     draft.want(
         SetUp(
             instance=instance.id,
             address=address,
             host_key=instance.host_key,
-            first=instance.commands_done if instance.setup_digest == digest else 0,
+            first=instance.commands_done if instance.setup_digest == draft.setup else 0,
             attempt=instance.attempt,
             commands=draft.desired.setup_cmds,
-            digest=digest,
-            description=description,
-            description_digest=description_digest,
+            digest=draft.setup,
+            description=draft.description_text,
+            description_digest=draft.description_digest,
             reach_by=reach_by,
         )
     )
@@ -154,7 +116,7 @@ def _set_up(draft: Draft, instance: Instance, description: str, description_dige
 
 def _may_start(draft: Draft, instance: Instance) -> bool:
     """Whether an enforcer is seen to stand: nothing is set up on a host that nobody would end (row "arming")."""
-    return draft.desired.timeout_minutes(instance.role) is None or instance.alarm is not None
+    return draft.policies[instance.role].minutes is None or instance.alarm is not None
 
 
 def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:
@@ -173,10 +135,11 @@ def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:
     return HostGivenUp(at=draft.now, instance=instance.id, reason=reason, message=message)
 
 
-def _inform(draft: Draft, instance: Instance, description: str, digest: str) -> None:
+def _inform(draft: Draft, instance: Instance) -> None:
     """Tell a ready host who belongs to the cluster now, unless that is still changing."""
+    digest = draft.description_digest
     if instance.informed == digest or draft.world.intents:
         return
     address = draft.address_of(instance)
     if address is not None and instance.host_key is not None:
-        draft.want(Inform(instance.id, address, instance.host_key, description, digest))
+        draft.want(Inform(instance.id, address, instance.host_key, draft.description_text, digest))

@@ -6,10 +6,7 @@ from flambed.desired import Role
 from flambed.observed.facts import Key
 from flambed.observed.instance import UNDER_WAY, Ending, Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.plan.hosts import describe_cluster
 from flambed.plan.launching import missing, trouble
-from flambed.setupkeys import setup_digest
-from flambed.tags import digest_of
 
 
 def phase_of(draft: Draft) -> tuple[str, str | None]:
@@ -45,10 +42,9 @@ def _moving(draft: Draft) -> bool:
         return True
     if world.converged_at is None and _will_launch(draft):
         return True
-    digest = setup_digest(draft.desired.setup_cmds)
-    text = digest_of({"text": describe_cluster(draft)})
+    told = draft.description_digest
     return any(
-        i.stage is Stage.READY and (i.setup_done != digest or (i.informed != text and not _cannot_tell(draft, i)))
+        i.stage is Stage.READY and (i.setup_done != draft.setup or (i.informed != told and not _cannot_tell(draft, i)))
         for i in world.instances.values()
     )
 

@@ -8,7 +8,7 @@ from flambed.actions import Protection
 from flambed.desired import Role
 from flambed.observed.instance import Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.policy import LONGEST_WINDOW, IdlePolicy, policy_of
+from flambed.policy import LONGEST_WINDOW, IdlePolicy
 
 EXPERIMENT_MAY_BEGIN = 30 * 60.0
 """Seconds after ready that a host with timeout 0 waits for the experiment to begin."""
@@ -22,7 +22,7 @@ def protect(draft: Draft) -> None:
         if instance.stage in _UP:
             draft.protection[instance.id] = _wanted(draft, instance)
         elif instance.stage is Stage.GONE and _may_have_alarm(draft, instance):
-            policy = policy_of(draft.desired, instance.role)
+            policy = draft.policies[instance.role]
             draft.protection[instance.id] = Protection(
                 instance=instance.id,
                 minutes=None,
@@ -36,7 +36,7 @@ def protect(draft: Draft) -> None:
 
 def votes(draft: Draft, instance: Instance) -> dict[str, float]:
     """Return what says that a host is in use, and until when each of it counts (UNIX seconds, infinity: until it ends)."""
-    world, policy = draft.world, policy_of(draft.desired, instance.role)
+    world, policy = draft.world, draft.policies[instance.role]
     if policy.minutes is None:
         return {}
     found: dict[str, float] = {}
@@ -47,7 +47,7 @@ def votes(draft: Draft, instance: Instance) -> dict[str, float]:
         found["factories"] = math.inf
     if world.hold is not None:
         found["hold"] = world.hold.until
-    if draft.desired.timeout_minutes(instance.role) == 5 and instance.ready_at and _timeout_is_zero(draft, instance):
+    if policy.minutes == 5 and instance.ready_at and _timeout_is_zero(draft, instance):
         found["beginning"] = instance.ready_at + EXPERIMENT_MAY_BEGIN
     if policy.minutes > LONGEST_WINDOW:
         base = max(instance.policy_since or instance.stage_at, instance.last_busy or 0.0)
@@ -57,7 +57,7 @@ def votes(draft: Draft, instance: Instance) -> dict[str, float]:
 
 def ends_at(draft: Draft, instance: Instance) -> float | None:
     """Return when a host ends if nothing more happens; None: never, or not while a vote lives."""
-    policy = policy_of(draft.desired, instance.role)
+    policy = draft.policies[instance.role]
     if policy.minutes is None or instance.alarm is None or instance.stage not in _UP:
         return None
     if instance.busy or votes(draft, instance):
@@ -74,7 +74,7 @@ def _timeout_is_zero(draft: Draft, instance: Instance) -> bool:
 
 
 def _wanted(draft: Draft, instance: Instance) -> Protection:
-    policy = policy_of(draft.desired, instance.role)
+    policy = draft.policies[instance.role]
     live = votes(draft, instance)
     until = max(live.values(), default=None)
     if until is not None:
@@ -99,5 +99,5 @@ def _must_seed(instance: Instance, policy: IdlePolicy) -> bool:
 def _may_have_alarm(draft: Draft, instance: Instance) -> bool:
     if instance.alarm_removed:
         return False
-    timeout = draft.desired.timeout_minutes(instance.role)
-    return instance.alarm is not None or instance.adopted or timeout is not None
+    timed = draft.policies[instance.role].minutes is not None
+    return instance.alarm is not None or instance.adopted or timed

@@ -18,7 +18,8 @@ cd "$HOME" && mkdir -p -m 700 "$all" && mkdir -p "$d" || {
   exit 120
 }
 
-if [ ! -e "$d/command" ]; then
+# A power cut may leave files empty.
+if [ ! -e "$d/command" ] || [ "$(wc -c <"$d/command")" -ne "$2" ]; then
   cat >"$d/command.$$" && [ "$(wc -c <"$d/command.$$")" -eq "$2" ] && mv "$d/command.$$" "$d/command" || {
     rm -f "$d/command.$$"
     echo "the command could not be stored in ~/.flambed/setup: is the disk full?" >&2
@@ -26,10 +27,10 @@ if [ ! -e "$d/command" ]; then
   }
 fi
 
-if [ ! -e "$d/exit" ]; then
+if [ ! -s "$d/exit" ]; then
   setsid flock -o "$all/lock" sh -c '
-    [ -e "$1/exit" ] && exit 0
-    sh "$1/command" </dev/null >"$1/output" 2>&1
+    [ -s "$1/exit" ] && exit 0
+    sh "$1/command" >"$1/output" 2>&1
     echo $? >"$1/exit.new" && mv "$1/exit.new" "$1/exit"
   ' flambed "$d" </dev/null >/dev/null 2>&1 &
   wait $!

@@ -24,6 +24,7 @@ from flambed.lab.machine.files import (
     VirtualDirectory,
 )
 from flambed.lab.machine.process import Process, Record
+from flambed.lab.machine.streams import Signal
 
 LOG_LENGTH = 500
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -65,6 +66,7 @@ class Machine:
         self.users: dict[str, int] = {"root": 0}
         self.processes: dict[int, Process] = {}
         self.log: deque[Record] = deque(maxlen=LOG_LENGTH)
+        self.recorded = Signal()  # woken when a command is logged
         self.logins: deque[Login] = deque(maxlen=LOG_LENGTH)
         self.counters: Counter[str] = Counter()
         self.command_fault: Callable[[str], int | None] = lambda _: None
@@ -185,6 +187,7 @@ class Machine:
         """Log a command that begins now."""
         record = Record(kind, text, process.pid, time.time(), script=script[:4096] if script is not None else None)
         self.log.append(record)
+        self.recorded.wake()
         return record
 
     def login(self, login: Login) -> Callable[[], None]:

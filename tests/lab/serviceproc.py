@@ -1,0 +1,381 @@
+"""The service in a process of its own against a lab, and flambectl beside it, as a user has them.
+
+with start_lab() as lab, start_service(lab) as service:
+    file = service.file(factories_num=2)
+    code, stdout, stderr = service.ctl("up", file, "--json")
+    service.kill()
+    service.start()
+
+What is waited for is followed on a stream (the log on stdout, `?follow=1` of the API), and every wait has an end.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flambed import log
+from tests.lab.labproc import LabProcess
+from tests.test_log import fits
+
+Document = dict[str, Any]
+
+ANSWERS_WITHIN = 60.0
+"""Seconds for a command, a cluster's way to a phase, or a line of the log, on a busy machine."""
+
+ENDS_WITHIN = 20.0
+
+BUGS = frozenset({"loop.crashed", "step.crashed", "log.undeclared", "control.request_failed"})
+"""Events that no test may cause."""
+
+CREATOR = "you@example.com"
+
+
+class Ended(NamedTuple):
+    """How a run of flambectl ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on stdout, or the last of a stream."""
+        return json.loads(self.stdout.splitlines()[-1] if "\n{" in self.stdout.strip() else self.stdout)
+
+
+class Answer(NamedTuple):
+    """An answer of the control API."""
+
+    status: int
+    document: Any
+
+
+@dataclass
+class Service:
+    """A service on a state folder of its own. `start` and `kill` may follow each other as often as wanted."""
+
+    lab: LabProcess
+    folder: Path
+    settings: Mapping[str, str]
+    _process: subprocess.Popen[str] | None = None
+    _lines: list[Document] = field(default_factory=list)
+    _came: threading.Condition = field(default_factory=threading.Condition)
+    _reader: threading.Thread | None = None
+    _said: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._said = self.folder / "stderr"
+
+    # --- its life ---
+
+    @property
+    def pid(self) -> int:
+        """The process id of the service that runs."""
+        assert self._process is not None, "it is not running"
+        return self._process.pid
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.folder / "control.sock"
+
+    @property
+    def state(self) -> Path:
+        """Its state folder."""
+        return self.folder / "state"
+
+    def environ(self) -> dict[str, str]:
+        """What the service and flambectl are started with."""
+        kept = {name: value for name, value in self.lab.env().items() if not name.startswith("FLAMBED_")}
+        minute = {"FLAMBED_LAB_MINUTE": str(self.lab.info["minute"])} if self.lab.info["minute"] != 60.0 else {}
+        return {
+            **kept,
+            **minute,
+            "HOME": str(self.folder),
+            "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            "PYTHONWARNINGS": "error",
+            "FLAMBED_CONFIG": os.devnull,
+            "FLAMBED_STATE_DIR": str(self.state),
+            "FLAMBED_SOCKET": str(self.socket),
+            "FLAMBED_SSH_PORT": str(self.lab.info["ssh_port"]),
+            "FLAMBED_EVENTS__QUEUES": json.dumps(self.lab.info["queues"]),
+            "FLAMBED_LOG__FORMAT": "json",
+            **self.settings,
+        }
+
+    def start(self) -> None:
+        """Start it, and return when it says that it has started."""
+        assert self._process is None, "it runs already"
+        began = len(self._lines)
+        with self._said.open("a") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flambed.app", "run"],
+                env=self.environ(),
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), name="service log", daemon=True)
+        self._reader.start()
+        self.until_logged(lambda line: line["event"] == "service.started", since=began)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as systemd would, and see that it ends well."""
+        code = self._end(signal.SIGTERM)
+        assert code == 0, f"the service ended with {code}:\n{self._said.read_text()}"
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self._process = self._process, None
+        assert process is not None, "it is not running"
+        assert self._reader is not None
+        process.send_signal(number)
+        try:
+            return process.wait(ENDS_WITHIN)
+        finally:
+            process.kill()
+            process.wait()
+            self._reader.join()
+
+    def close(self) -> None:
+        """End it if it runs."""
+        if self._process is not None:
+            self.stop()
+
+    def check(self) -> None:
+        """See that it said what it may say, and nothing else."""
+        said = self._said.read_text()
+        assert not said, f"on stderr of the service:\n{said}"
+        for line in self.log():
+            assert line["event"] not in BUGS, line
+            assert fits(line, _schemas()[line["event"]]), line
+
+    # --- its log ---
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None, "it was asked for"
+        with process.stdout:
+            for line in process.stdout:
+                with self._came:
+                    self._lines.append(json.loads(line))
+                    self._came.notify_all()
+        with self._came:
+            self._came.notify_all()
+
+    def log(self, *events: str) -> list[Document]:
+        """The lines of its log so far, those of all its runs; with `events` only these."""
+        with self._came:
+            return [line for line in self._lines if not events or line["event"] in events]
+
+    def until_logged(
+        self, fits: Callable[[Document], bool], *, since: int = 0, within: float = ANSWERS_WITHIN
+    ) -> Document:
+        """The first line from index `since` on that fits, waited for."""
+        deadline = time.monotonic() + within
+        with self._came:
+            while True:
+                for line in self._lines[since:]:
+                    if fits(line):
+                        return line
+                since = len(self._lines)
+                left = deadline - time.monotonic()
+                if left <= 0 or self._process is None or self._process.poll() is not None:
+                    last = "\n".join(map(json.dumps, self._lines[-10:]))
+                    raise AssertionError(f"the log never said it; its end:\n{last}\n{self._said.read_text()}")
+                self._came.wait(min(left, 1.0))  # an end of the process does not notify
+
+    # --- what a user does ---
+
+    def file(self, name: str = "c", *, region: str | None = None, **changes: Any) -> str:
+        """The path of a new cluster file: an orchestrator, two factories, nobody ends by itself."""
+        region = region or self.lab.info["region"]
+        world = self.lab.info["regions"][region]
+        cluster = {
+            "name": name,
+            "creator": CREATOR,
+            "orchestrator_type": "t3.large",
+            "factories_num": 2,
+            "factories_type": "g4dn.xlarge",
+            "orchestrator_timeout": -1,
+            "factories_timeout": -1,
+            "key_name": self.lab.info["key_name"],
+            "key": self.lab.info["key"],
+            "security_group": world["security_group"],
+            "subnet_id": world["subnet_id"],
+            "region_name": region,
+        } | changes
+        number = sum(1 for _ in self.folder.glob("*.yaml"))
+        path = self.folder / f"{name}-{number}.yaml"
+        # JSON is YAML.
+        path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in cluster.items() if value is not None))
+        return str(path)
+
+    def command(self, *words: str) -> list[str]:
+        """The command line of flambectl."""
+        return [sys.executable, "-m", "flambed.cli", *words]
+
+    def ctl(self, *words: str, within: float = ANSWERS_WITHIN, **environ: str) -> Ended:
+        """Run flambectl to its end."""
+        done = subprocess.run(
+            self.command(*words),
+            env=self.environ() | environ,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def running_ctl(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """Run flambectl beside; its stdout is a pipe. It has to have ended at the end."""
+        with subprocess.Popen(
+            self.command(*words),
+            env=self.environ(),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+                process.wait(ENDS_WITHIN)
+            finally:
+                process.kill()
+
+    def up(self, file: str, *more: str) -> Document:
+        """Bring a cluster up and return its status, which has to be ready."""
+        ended = self.ctl("up", file, "--json", *more)
+        assert ended.code == 0, ended
+        status: Document = ended.document
+        assert status["phase"] == "ready", status
+        return status
+
+    def down(self, name: str = "c") -> Document:
+        """Take a cluster down and return its status, which has to be gone."""
+        ended = self.ctl("down", name, "--yes", "--json")
+        assert ended.code == 0, ended
+        status: Document = ended.document
+        assert status["phase"] == "gone", status
+        return status
+
+    def status(self, name: str = "c") -> Document:
+        """The status of a cluster now."""
+        answer = self.api("GET", f"/v1/clusters/{name}")
+        assert answer.status == 200, answer
+        status: Document = answer.document
+        return status
+
+    # --- the control API ---
+
+    def api(
+        self, method: str, path: str, body: str | None = None, *, key: bool = False, within: float = ANSWERS_WITHIN
+    ) -> Answer:
+        """Ask the control API; with `key` the lab's private key goes with it, as flambectl sends it."""
+        headers = {"Content-Type": "application/yaml"} if body is not None else {}
+        if key:
+            headers["Flambed-Key"] = base64.b64encode(Path(self.lab.info["key"]).read_bytes()).decode()
+        with _connected(self.socket, within) as connection:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return Answer(answer.status, json.loads(answer.read()))
+
+    def follow(self, path: str, within: float = ANSWERS_WITHIN) -> Iterator[Document]:
+        """The documents of a stream, as they come; AssertionError if it has to be waited for too long."""
+        deadline = time.monotonic() + within
+        with _connected(self.socket, within) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            while line := answer.readline():
+                assert time.monotonic() < deadline, f"{path}: nothing fitted within {within} s; the last was {line!r}"
+                if line.strip():
+                    yield json.loads(line)
+
+    def until(
+        self, fits: Callable[[Document], bool], name: str = "c", *, within: float = ANSWERS_WITHIN
+    ) -> Document:
+        """The first status of a cluster that fits, waited for."""
+        last: Document | None = None
+        with suppress(TimeoutError):  # told below, with what there was instead
+            for last in self.follow(f"/v1/clusters/{name}?follow=1", within):
+                if fits(last):
+                    return last
+        raise AssertionError(f"{name} never came to it; its last status: {json.dumps(last, indent=1)}")
+
+    def until_phase(self, *phases: str, name: str = "c", within: float = ANSWERS_WITHIN) -> Document:
+        """The first status in one of these phases, waited for."""
+        return self.until(lambda status: status["phase"] in phases, name, within=within)
+
+
+@contextmanager
+def start_service(lab: LabProcess, **settings: Any) -> Iterator[Service]:
+    """A service against a lab; ended and checked when the context ends.
+
+    Args:
+        lab: the pretend AWS.
+        settings: the service's settings as in its environment, lower case: `ssh__deadline="5s"`. What is no text
+            goes as JSON.
+
+    At the end it must exit with 0 on SIGTERM, have said nothing on stderr, have crashed nowhere, and have logged
+    nothing that its schema does not allow.
+    """
+    environ = {
+        f"FLAMBED_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in settings.items()
+    }
+    with ExitStack() as at_end:
+        folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="flambed-service-")))
+        service = Service(lab, folder, environ)
+        try:
+            service.start()
+            yield service
+            service.close()
+        except BaseException as error:
+            error.add_note("the end of the service's log:\n" + "\n".join(map(json.dumps, service.log()[-25:])))
+            raise
+        finally:
+            if service._process is not None:
+                service.kill()
+        service.check()
+
+
+@cache
+def _schemas() -> Mapping[str, Document]:
+    """The schema of each event's line."""
+    return {one["title"]: one for one in log.schema()["oneOf"]}
+
+
+@contextmanager
+def _connected(path: Path, within: float) -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection("localhost", timeout=within)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(within)
+    try:
+        connection.sock.connect(str(path))
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,271 @@
+"""The loop: what comes is folded at once, decided upon once, written down before it is acted on, and never lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flambed import loop as loops
+from flambed.actions import Action, Find, Launch, Prepare, Protection
+from flambed.clock import Clock
+from flambed.desired import Role
+from flambed.errors import Reason, StepError
+from flambed.journal import Journal, JournalError
+from flambed.loop import ClusterLoop, Happened
+from flambed.observed import facts
+from flambed.observed.facts import Fact, Image, Key, LaunchSpec
+from flambed.observed.fold import fold
+from flambed.observed.instance import IllegalTransitionError
+from flambed.observed.world import World
+from flambed.plan import Rules
+from tests.stories.story import KEY, cluster, see
+
+
+class Stage:
+    """An outside that does what a test tells it to, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Action] = []
+        self.answers: dict[type[Action], Callable[[Action], list[Fact] | Exception]] = {}
+        self.happened: list[Happened] = []
+        self.tables: list[Mapping[str, Protection]] = []
+        self.bugs: list[str] = []
+        self.journal_errors: list[JournalError | None] = []
+        self.cancelled = 0
+        self.news = asyncio.Event()
+
+    def perform(
+        self, action: Action, world: World, emit: Callable[[Fact], None]
+    ) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
+        self.asked.append(action)
+        self.news.set()
+        return self._perform(action, emit)
+
+    async def _perform(self, action: Action, emit: Callable[[Fact], None]) -> Mapping[Key, StepError]:
+        answer = self.answers.get(type(action))
+        if answer is None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        assert answer is not None
+        found = answer(action)
+        if isinstance(found, Exception):
+            raise found
+        for fact in found:
+            emit(fact)
+        return {}
+
+    def protect(self, table: Mapping[str, Protection], emit: Callable[[Fact], None]) -> None:
+        self.tables.append(table)
+
+    def told(self, happened: Sequence[Happened]) -> None:
+        self.happened += happened
+        self.news.set()
+
+    def crashed(self, what: str, error: BaseException, action: Action | None) -> None:
+        self.bugs.append(f"{what}: {error!r}")
+        self.news.set()
+
+    def journal_failed(self, error: JournalError | None) -> None:
+        self.journal_errors.append(error)
+        self.news.set()
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        async with asyncio.timeout(10):
+            while not what():
+                self.news.clear()
+                await self.news.wait()
+
+    def kinds(self) -> list[str]:
+        """The facts that were written down, by kind."""
+        return [type(one.entry.fact).__name__ for one in self.happened]
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    """A journal on disk."""
+    journal = Journal.open(tmp_path / "state" / "journal.sqlite")
+    yield journal
+    await journal.close()
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    """An outside."""
+    return Stage()
+
+
+@pytest.fixture
+async def loop(journal: Journal, stage: Stage) -> AsyncIterator[ClusterLoop]:
+    """A running loop of an empty cluster."""
+    loop = ClusterLoop("c1", World(), journal=journal, outside=stage, rules=Rules(daemon="d1"), clock=Clock())
+    task = asyncio.create_task(loop.run())
+    yield loop
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def up() -> facts.UpRequested:
+    """Return an `up` of the stories' cluster."""
+    return facts.UpRequested(
+        at=Clock().now(),
+        desired=cluster(),
+        region="us-east-1",
+        cluster_id="c1",
+        host_key=KEY,
+        owner=1,
+        by=1,
+        may_adopt=False,
+    )
+
+
+def nothing_exists(_action: Action) -> list[Fact]:
+    """Answer a look by tag."""
+    now = Clock().now()
+    return [facts.ClusterSurveyed(at=now, instances=(), began=now)]
+
+
+def prepared(action: Action) -> list[Fact]:
+    """Answer a preparation."""
+    assert isinstance(action, Prepare)
+    image = Image(id="ami-1", root_device="/dev/sda1", min_gib=8)
+    specs = [LaunchSpec(role=role, count=0, image=image, type="t", ebs_optimized=False) for role in action.roles]
+    return [facts.LaunchPrepared(at=Clock().now(), specs=tuple(specs))]
+
+
+@pytest.mark.seed("C01")
+async def test_both_roles_are_launched_at_the_same_time(loop: ClusterLoop, stage: Stage) -> None:
+    """One decision asks for the orchestrator and the factories; neither waits for the other."""
+    stage.answers = {Find: nothing_exists, Prepare: prepared}
+    loop.submit(up())
+    await stage.until(lambda: sum(isinstance(a, Launch) for a in stage.asked) == 2)
+    assert {a.spec.role for a in stage.asked if isinstance(a, Launch)} == set(Role)
+
+
+async def test_a_launch_is_on_disk_before_it_is_called(loop: ClusterLoop, stage: Stage, journal: Journal) -> None:
+    """Persist, then send: when the step is asked for, another reader of the journal sees the intent."""
+    committed: list[list[str]] = []
+
+    def launch(_action: Action) -> list[Fact]:
+        committed.append([type(entry.fact).__name__ for entry in journal.load()])
+        return []
+
+    stage.answers = {Find: nothing_exists, Prepare: prepared, Launch: launch}
+    loop.submit(up())
+    await stage.until(lambda: len(committed) == 2)
+    assert all(kinds.count("LaunchIntended") == 2 for kinds in committed)
+
+
+async def test_many_facts_make_one_decision(loop: ClusterLoop, stage: Stage) -> None:
+    """What came in the meantime is folded together, and written in one go."""
+    stage.answers = {Find: nothing_exists}
+    loop.submit(up())
+    await stage.until(lambda: any(isinstance(a, Prepare) for a in stage.asked))
+    before = len(stage.happened)
+    for number in range(100):
+        loop.submit(facts.HoldPlaced(at=1.0, by=1, until=Clock().now() + number + 60, why="x"))
+    await loop.take(facts.HoldReleased(at=2.0, by=1))
+    assert stage.kinds()[before:] == ["HoldPlaced"] * 100 + ["HoldReleased"]
+
+
+async def test_a_fact_that_tells_nothing_new_is_not_written_down(loop: ClusterLoop, stage: Stage) -> None:
+    """An event of an instance that is not ours leaves no trace."""
+    loop.submit(facts.StateNotified(at=1.0, instance="i-other", state="running"))
+    await loop.take(facts.HoldPlaced(at=1.0, by=1, until=2.0, why="x"))
+    assert stage.kinds() == ["HoldPlaced"]
+
+
+@pytest.mark.seed("S38")
+async def test_an_expected_failure_becomes_a_fact_with_its_reason(loop: ClusterLoop, stage: Stage) -> None:
+    """A step raises; the loop writes down why."""
+    stage.answers = {Find: lambda _: StepError(Reason.NOT_PERMITTED, "AuthFailure", "no credentials")}
+    loop.submit(up())
+    await stage.until(lambda: "ActionFailed" in stage.kinds())
+    assert loop.world.failures[Key("find")].reason is Reason.NOT_PERMITTED
+    assert stage.bugs == []
+
+
+async def test_a_bug_in_a_step_is_told_and_the_loop_goes_on(loop: ClusterLoop, stage: Stage) -> None:
+    """It is logged with the action, and tried again later instead of being under way for ever."""
+    stage.answers = {Find: lambda _: KeyError("surprise")}
+    loop.submit(up())
+    await stage.until(lambda: bool(stage.bugs) and "ActionFailed" in stage.kinds())
+    assert "the step Find: KeyError('surprise')" in stage.bugs[0]
+    assert loop.world.in_flight == {}
+    await loop.take(facts.HoldPlaced(at=1.0, by=1, until=2.0, why="still here"))
+
+
+async def test_an_impossible_fact_is_told_and_dropped(
+    loop: ClusterLoop, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in the fold does not end the loop."""
+
+    def impossible(world: World, fact: Fact) -> World:
+        if isinstance(fact, facts.HoldReleased):
+            raise IllegalTransitionError("i-1 cannot go from gone to ready; its story: ...")
+        return fold(world, fact)
+
+    monkeypatch.setattr(loops, "fold", impossible)
+    await loop.take(facts.HoldReleased(at=1.0, by=1))
+    await loop.take(facts.HoldPlaced(at=1.0, by=1, until=2.0, why="x"))
+    assert len(stage.bugs) == 1
+    assert stage.kinds() == ["HoldPlaced"]
+
+
+async def test_nothing_is_done_while_the_journal_cannot_be_written(
+    loop: ClusterLoop, stage: Stage, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked is told; the loop tries again by itself and then goes on."""
+    monkeypatch.setattr(loops, "JOURNAL_PAUSE", 0.01)
+    commit, failing = journal.commit, True
+
+    async def fail() -> None:
+        if failing:
+            raise JournalError(journal.path, "cannot be written (disk full)", "make room")
+        await commit()
+
+    monkeypatch.setattr(journal, "commit", fail)
+    with pytest.raises(JournalError, match="make room"):
+        await loop.take(up())
+    assert stage.asked == []
+    failing = False
+    await stage.until(lambda: bool(stage.asked))
+    assert stage.journal_errors[-1] is None
+    assert isinstance(stage.asked[0], Find)
+
+
+async def test_stopping_ends_the_steps_that_are_under_way(journal: Journal, stage: Stage) -> None:
+    """Cancellation reaches every step, and nothing is left running."""
+    loop = ClusterLoop("c1", World(), journal=journal, outside=stage, rules=Rules(daemon="d1"), clock=Clock())
+    task = asyncio.create_task(loop.run())
+    loop.submit(up())
+    await stage.until(lambda: bool(stage.asked))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert stage.cancelled == 1
+
+
+async def test_the_table_of_protection_is_handed_over_when_it_changes(loop: ClusterLoop, stage: Stage) -> None:
+    """Not at every turn: the keeper is told once."""
+
+    def exists(_action: Action) -> list[Fact]:
+        now = Clock().now()
+        tags = {"flambed:cluster": "c1"}
+        seen = (see("i-o", Role.ORCHESTRATOR, "running", tags=tags), see("i-0", Role.FACTORY, "running", tags=tags))
+        return [facts.ClusterSurveyed(at=now, instances=seen, began=now)]
+
+    stage.answers = {Find: exists}
+    await loop.take(up())
+    await stage.until(lambda: bool(stage.tables))
+    assert set(stage.tables[-1]) == {"i-o", "i-0"}
+    handed = len(stage.tables)
+    await loop.take(facts.BecameBusy(at=Clock().now(), instance="i-0"))
+    assert len(stage.tables) == handed
