@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.labproc import LabProcess, start_lab
+from tests.lab.serviceproc import Service, start_service
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,10 @@ def lab(_session_lab: LabProcess) -> Iterator[LabProcess]:
                 ec2.modify_instance_attribute(InstanceId=instance_id, DisableApiTermination={"Value": False})
             ec2.terminate_instances(InstanceIds=alive)
             _session_lab.until_state(alive, "terminated")
+
+
+@pytest.fixture
+def service(lab: LabProcess) -> Iterator[Service]:
+    """A service with nothing in its state folder, against the shared lab."""
+    with start_service(lab) as service:
+        yield service
