@@ -259,7 +259,7 @@ def test_what_is_below_the_level_is_not_written() -> None:
     for level, expected in {"debug": 2, "info": 1, "error": 0}.items():
         stream = io.StringIO()
         log = configure("json", level, stream)  # type: ignore[arg-type]  # the keys are levels
-        log.emit("loop.decided", actions=["find"], wake_at=None)
+        log.emit("region.survey_done", region="us-east-1", instances=1, clusters=1)
         log.emit("service.stopped")
         assert len(written(stream)) == expected
 

@@ -26,9 +26,10 @@ from flambed.settings import Settings
 from flambed.tasks import Tasks
 
 
-async def serve(config: Settings) -> None:
+async def serve(config: Settings, source: Path | None) -> None:
     """Run the service until it is told to stop."""
     emit = log.configure(config.log.format, config.log.level)
+    emit.emit("service.configured", source=str(source) if source else None, settings=settings.flat(config))
     state = settings.state_path(config, os.environ)
     socket = settings.socket_path(config, os.environ, os.geteuid())
     stop = asyncio.Event()
@@ -55,7 +56,7 @@ async def serve(config: Settings) -> None:
         control = Control(service, rules=rules, emit=emit.emit)
         await control.start(socket)
         open_.push_async_callback(control.close)
-        tasks = Tasks(lambda name, error: emit.emit("loop.crashed", error=f"{name}: {error!r}", traceback=None))
+        tasks = Tasks(lambda name, error: emit.emit("loop.crashed", error=f"{name}: {error!r}", traceback=error))
         open_.push_async_callback(tasks.close)
         tasks.start("forgetting", service.run())
         emit.emit("service.started", version=__version__, state_dir=str(state))
@@ -72,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "schema":
         shown = {"cluster": desired.schema, "settings": settings.schema, "events": log.schema}[options.of]
-        print(json.dumps(shown(), indent=2))  # noqa: T201 - that is what was asked for
+        print(json.dumps(shown(), indent=2, ensure_ascii=False))  # noqa: T201 - that is what was asked for
         return 0
     try:
         config = settings.load(options.config, os.environ, socket=options.socket, state_dir=options.state_dir)
-        asyncio.run(serve(config))
+        asyncio.run(serve(config, settings.file_of(options.config, os.environ)))
     except ClusterConfigurationError as error:
         print(f"flambed: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         return 2

@@ -199,10 +199,6 @@ _KINDS: Final = (
     _stage("failed", "warning", "A host cannot be used; `flambectl why` says more, `flambectl retry` tries it again."),
     _stage("stopping", "info", "An instance is being terminated, or stops by itself."),
     _stage("gone", "info", "An instance is terminated."),
-    EventKind(
-        "instance.termination_overdue", "error", "An instance should be gone by now and is not: it costs money.",
-        {"seconds": number("for how long termination has been asked for"), "message": _MESSAGE},
-    ),
     # --- hosts and their set-up
     EventKind(
         "host.key_learned", "info", "A host's public key is known from a source that vouches for it.",
@@ -342,13 +338,6 @@ _KINDS: Final = (
     EventKind(
         "journal.failed", "error", "The journal could not be written: nothing new is begun until it can.",
         {"message": _MESSAGE},
-    ),
-    EventKind(
-        "loop.decided", "debug", "A cluster's loop decided what to do.",
-        {
-            "actions": texts("what is done now"),
-            "wake_at": time("when it decides again, if nothing happens before", optional=True),
-        },
     ),
     EventKind(
         "loop.crashed", "error", "A cluster's loop met a bug of flambed's: please report it. It is started again.", _CRASH

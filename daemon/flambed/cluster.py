@@ -7,7 +7,6 @@ the events of its instances, and wakes whoever watches.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -125,7 +124,7 @@ class Member:
             step=what,
             pause=None,
             error=f"{type(error).__name__}: {error}",
-            traceback="".join(traceback.format_exception(error)),
+            traceback=error,
         )
 
     def journal_failed(self, error: JournalError | None) -> None:
@@ -138,7 +137,7 @@ class Member:
         self._log.emit(
             "loop.crashed",
             error=f"{type(error).__name__}: {error}",
-            traceback="".join(traceback.format_exception(error)),
+            traceback=error,
         )
         self._tasks.start(f"cluster {'/'.join(self.identity)}", self.loop.run())
 

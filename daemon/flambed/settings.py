@@ -169,9 +169,7 @@ def load(
     Raises:
         ClusterConfigurationError: a named file cannot be read, or settings are wrong; it carries every problem.
     """
-    file = path or (Path(environ["FLAMBED_CONFIG"]) if environ.get("FLAMBED_CONFIG") else None)
-    if file is None and DEFAULT_FILE.exists():
-        file = DEFAULT_FILE
+    file = file_of(path, environ)
     source = str(file) if file is not None else "settings"
     document = _read(file, source) if file is not None else Document({}, Place(None, None))
     problems = _environment(document, environ)
@@ -180,6 +178,28 @@ def load(
             document.put([name], str(given), Place(None, None, f"--{name.replace('_', '-')}"))
     _owners_as_written(document)
     return validation.validate(Settings, document, source=source, earlier=problems)
+
+
+def file_of(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the settings file that `load` reads: the given one, else `$FLAMBED_CONFIG`, else the system's, if it exists."""
+    if path is not None:
+        return path
+    if environ.get("FLAMBED_CONFIG"):
+        return Path(environ["FLAMBED_CONFIG"])
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def flat(settings: Settings) -> dict[str, str]:
+    """Return each setting as text, by its dotted name; none of them is a secret."""
+    return dict(_flat(settings.model_dump(mode="json"), ()))
+
+
+def _flat(value: object, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, (*above, str(name)))
+    else:
+        yield ".".join(above), str(value)
 
 
 def state_path(settings: Settings, environ: Mapping[str, str]) -> Path:

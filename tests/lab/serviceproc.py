@@ -133,7 +133,7 @@ class Service:
             )
         self._reader = threading.Thread(target=self._read, args=(self._process,), name="service log", daemon=True)
         self._reader.start()
-        self.until_logged(lambda line: line["event"] == "service.started", since=began)
+        self.until_logged("service.started", since=began)
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -187,21 +187,26 @@ class Service:
             return [line for line in self._lines if not events or line["event"] in events]
 
     def until_logged(
-        self, fits: Callable[[Document], bool], *, since: int = 0, within: float = ANSWERS_WITHIN
-    ) -> Document:
-        """The first line from index `since` on that fits, waited for."""
+        self, event: str, *, count: int = 1, since: int = 0, within: float = ANSWERS_WITHIN, **wanted: Any
+    ) -> list[Document]:
+        """The lines of this event from index `since` on whose fields are as wanted, once there are `count`."""
         deadline = time.monotonic() + within
         with self._came:
             while True:
-                for line in self._lines[since:]:
-                    if fits(line):
-                        return line
-                since = len(self._lines)
+                found = [
+                    line
+                    for line in self._lines[since:]
+                    if line["event"] == event and all(line[name] == value for name, value in wanted.items())
+                ]
+                if len(found) >= count:
+                    return found
                 left = deadline - time.monotonic()
                 if left <= 0 or self._process is None or self._process.poll() is not None:
-                    last = "\n".join(map(json.dumps, self._lines[-10:]))
-                    raise AssertionError(f"the log never said it; its end:\n{last}\n{self._said.read_text()}")
-                self._came.wait(min(left, 1.0))  # an end of the process does not notify
+                    raise AssertionError(
+                        f"the log has {len(found)} times {event} {wanted or ''} and not {count} times; "
+                        f"stderr: {self._said.read_text() or 'nothing'}"
+                    )
+                self._came.wait(min(left, 1.0))  # that the process has ended does not notify
 
     # --- what a user does ---
 

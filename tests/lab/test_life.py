@@ -80,7 +80,7 @@ def test_seventeen_hosts_are_ready_as_soon_as_the_slowest_can_be_and_then_nothin
     assert max(Counter(looks).values(), default=0) <= 1, f"asked again and again: {looks}"
 
     # Hosts that never end by themselves have no alarm, and that is made sure of, three calls a second.
-    slow.until_logged(lambda line: len(slow.log("protection.alarm_removed")) == 17)
+    slow.until_logged("protection.alarm_removed", count=17)
     calls_then = len(lab.calls())
     facts_then = [line["fact"] for line in slow.log() if line["fact"] is not None]
     for words in (["status", "c"], ["why", "c"], ["list"], ["logs", "c"], ["plan", slow.file(factories_num=16)]):
@@ -110,7 +110,7 @@ def test_with_timeouts_every_host_is_armed_before_it_is_set_up_and_ready_little_
     calls = lab.calls(before)
     assert not [call["error"] for call in calls if call["error"]], "the quotas are kept, not run into"
 
-    alarms = {alarm["name"]: alarm for alarm in lab.alarms()}
+    alarms = {alarm["AlarmName"]: alarm for alarm in lab.alarms()}
     assert set(alarms) == {f"Flambe_Instance_Terminate_CPU_Utilization_{instance}" for instance in ids}
     described = lab.boto("cloudwatch").describe_alarms()["MetricAlarms"]
     shape = Counter(

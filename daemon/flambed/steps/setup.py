@@ -99,7 +99,7 @@ async def set_up(work: SetupWork, *, emit: Emit, now: Now, connect: Connector, o
 
     Raises:
         SshError: the host could not be reached, or the link dropped again and again.
-        SetupError: COMMAND_FAILED or TIMED_OUT; the message names the command and the last lines of its output.
+        SetupError: COMMAND_FAILED or TIMED_OUT; the message names the command by its number only.
         OSError: the state folder cannot be written.
     """
     async with _Link(work.target, connect, work.deadline) as link:
@@ -268,8 +268,7 @@ def _failed(work: SetupWork, output: Output, code: int) -> SetupError:
     return SetupError(
         Reason.COMMAND_FAILED,
         str(code),
-        f"{_named(work, output.number)} ended with {code}. {_last_words(output)}\n"
-        f"Correct what it needs and run `flambectl retry`, or correct the file and run `flambectl up` again.",
+        f"{_named(work, output.number)} ended with {code}",
         number=output.number,
         exit_code=code,
     )
@@ -280,21 +279,14 @@ def _timed_out(work: SetupWork, output: Output) -> SetupError:
         Reason.TIMED_OUT,
         "timeout",
         f"{_named(work, output.number)} has not ended after {work.timeout:g} s; it, or an earlier one that it waits for, "
-        f"still runs on the host. {_last_words(output)}\n"
-        f"Wait for its end, or end it with `flambectl ssh`, then run `flambectl retry`.",
+        "still runs on the host",
         number=output.number,
     )
 
 
 def _named(work: SetupWork, number: int) -> str:
-    first, *more = work.commands[number].strip().splitlines() or [""]
-    shown = first if len(first) <= 80 else f"{first[:77]}..."
-    return f"set-up command {number + 1} of {len(work.commands)} on {work.instance}, `{shown}`{' ...' if more else ''},"
-
-
-def _last_words(output: Output) -> str:
-    last = output.tail(10)
-    return f"The last it printed:\n{last}" if last else "It printed nothing."
+    # Neither its text nor its output: everybody may read why a cluster is degraded, and both are its owner's.
+    return f"set-up command {number + 1} of {len(work.commands)}"
 
 
 def _encoded(text: str) -> bytes:

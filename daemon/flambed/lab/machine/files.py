@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 from flambed.lab.machine.streams import FileLock, Null, Signal, Stream
 
+FILE_LIMIT = 64 << 20  # bytes in a file; the disk is full then, before the lab's memory is
 MAX_LINKS = 40  # symbolic links followed in one path, as on Linux
 
 _inodes = itertools.count(1000)
@@ -155,6 +156,8 @@ class FileStream(Stream):
         """Write at the position, or at the end of a file opened for appending."""
         node = self.node
         start = len(node.data) if self._append else self._position
+        if start + len(data) > FILE_LIMIT:
+            raise failure(errno.ENOSPC, "write error")
         if start > len(node.data):
             node.data += bytes(start - len(node.data))
         node.data[start : start + len(data)] = data

@@ -156,8 +156,8 @@ class Lexer:
             return [Text(literal)]
         match self._source[self._position]:
             case "\\":
-                self._position += 2
-                character = self._source[self._position - 1 : self._position]
+                character = self._source[self._position + 1 : self._position + 2]
+                self._position += 1 + len(character)
                 self._line += character == "\n"
                 return [Text(character or "\\", quoted=True)] if character != "\n" else []
             case "'":
@@ -190,7 +190,7 @@ class Lexer:
         match self._source[self._position]:
             case "\\":
                 following = self._source[self._position + 1 : self._position + 2]
-                self._position += 2
+                self._position += 1 + len(following)
                 if following == "\n":
                     self._line += 1
                     return []
@@ -263,6 +263,8 @@ class Lexer:
         depth = 0
         while self._position < len(self._source):
             parts += self._parts(self._inside_quotes, ends="()")
+            if self._position == len(self._source):
+                break
             if self._peek("))") and depth == 0:
                 self._position += 2
                 return tuple(parts)

@@ -238,7 +238,6 @@ class Shell(State):
     async def _loop(self, loop: syntax.Loop) -> int:
         status = 0
         while True:
-            await asyncio.sleep(0)  # a loop of builtins must not keep the other hosts from running
             try:
                 if (await self._guarded(loop.condition) == 0) == loop.until:
                     return status
@@ -263,6 +262,7 @@ class Shell(State):
 
     async def _round(self, body: syntax.Script) -> tuple[int, bool]:
         """Run the body of a loop once; return the status, and whether the loop is to end."""
+        await asyncio.sleep(0)  # a loop of builtins must not keep the other hosts from running
         try:
             return await self._script(body), False
         except Break as end:
@@ -370,6 +370,7 @@ class Shell(State):
     async def _call(self, argv: list[str]) -> int:
         if len(self.locals) >= MAX_CALLS:
             raise ExpansionError(f"{argv[0]}: functions are nested more than {MAX_CALLS} deep")
+        await asyncio.sleep(0)  # nor must recursion
         positional, self.positional = self.positional, argv[1:]
         self.locals.append({})
         try:

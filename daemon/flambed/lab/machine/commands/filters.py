@@ -445,7 +445,7 @@ async def base64(process: Process, args: list[str]) -> int:
     data = await process.contents(names or ["-"])
     if {"d", "decode"} & set(found):
         try:
-            await process.write(1, encoding.b64decode(data))
+            await process.write(1, encoding.b64decode(b"".join(data.split()), validate=True))
         except binascii.Error:
             raise UsageError("invalid input") from None
         return 0

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from flambed.lab.machine.process import Process
 from flambed.lab.machine.programs import UsageError, number, options, program
 
+MAX_NUMBERS = 1_000_000
+
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{1,2})|0?([0-7]{1,3})|(.))", re.DOTALL)
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b"}
 _DIRECTIVE = re.compile(r"%(?:(%)|([-+ 0#]*)(\*|\d*)(?:\.(\*|\d*))?([a-zA-Z]))")
@@ -99,6 +101,8 @@ async def seq(process: Process, args: list[str]) -> int:
     if step == 0:
         raise UsageError("invalid Zero increment value: ‘0’")  # noqa: RUF001 - as coreutils quotes
     count = max(0, int((numbers[-1] - first) / step + 1e-9) + 1)
+    if count > MAX_NUMBERS:
+        raise UsageError(f"the lab's seq prints no more than {MAX_NUMBERS} numbers")
     values = [first + step * index for index in range(count)]
     if values:
         separator = found.get("s", "\n")
