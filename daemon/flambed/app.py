@@ -17,6 +17,7 @@ from flambed.aws import Aws
 from flambed.clock import Clock
 from flambed.control import Control
 from flambed.errors import ClusterConfigurationError, FlambedError
+from flambed.fleet import Fleet
 from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.keys import KeyStore
@@ -49,16 +50,18 @@ async def serve(config: Settings, source: Path | None) -> None:
             outputs=Outputs(state),
             ssh_slots=asyncio.Semaphore(config.ssh.parallel),
         )
-        service = Service(aws=aws, bench=bench, journal=journal, clock=Clock.from_environ(os.environ), log=emit)
-        open_.push_async_callback(service.close)
-        await service.start()
+        clock = Clock.from_environ(os.environ)
+        fleet = Fleet(aws=aws, bench=bench, journal=journal, clock=clock, log=emit)
+        open_.push_async_callback(fleet.close)
+        await fleet.start()
+        service = Service(fleet, bench=bench, journal=journal, clock=clock)
         rules = access.Rules(config.admin_group, config.creators)
         control = Control(service, rules=rules, emit=emit.emit)
         await control.start(socket)
         open_.push_async_callback(control.close)
         tasks = Tasks(lambda name, error: emit.emit("loop.crashed", error=f"{name}: {error!r}", traceback=error))
         open_.push_async_callback(tasks.close)
-        tasks.start("forgetting", service.run())
+        tasks.start("forgetting", fleet.run())
         emit.emit("service.started", version=__version__, state_dir=str(state))
         await stop.wait()
         emit.emit("service.stopping", why="signal")

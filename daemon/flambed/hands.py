@@ -29,7 +29,7 @@ from flambed.tags import tags_of
 Emit = Callable[[Fact], None]
 
 SHORTEST_REACH = 10.0
-"""Seconds that a host is given to answer, however late it is."""
+"""Seconds that a host is given to answer, however late it is, unless the setting `ssh.deadline` is shorter still."""
 
 INFORM_DEADLINE = 60.0
 """Seconds in which a ready host has to be reached to be told of a change."""
@@ -131,7 +131,9 @@ class Hands:
             attempt=action.attempt,
             digest=action.digest,
             timeout=desired.setup.timeout,
-            deadline=max(clock.real(action.reach_by - clock.now()), SHORTEST_REACH),
+            deadline=max(
+                clock.real(action.reach_by - clock.now()), min(SHORTEST_REACH, self._bench.settings.ssh.deadline)
+            ),
             description=action.description,
             description_digest=action.description_digest,
         )

@@ -25,13 +25,13 @@ def test_one_host_that_is_mute_and_one_whose_set_up_fails_leave_the_others_ready
         failed = {name for name, instance in hosts.items() if instance["stage"] == "failed"}
         assert len(failed) == 2
         assert {instance["stage"] for name, instance in hosts.items() if name not in failed} == {"ready"}
-        [unmounted] = [name for name in failed if "mount" in hosts[name]["reason"]]
+        [unmounted] = [name for name in failed if "set-up command 2 of 3 ended with 32" in hosts[name]["reason"]]
         [silent] = failed - {unmounted}
         for name in failed:
             assert name in status["reason"]
             assert name in ended.stderr
         assert "c is degraded" in ended.stderr
-        assert "`echo wants 9 GB and has 2 GB; mount /data`" in ended.stderr, "the command"
+        assert ": echo wants 9 GB and has 2 GB; mount /data (exit code 32)" in ended.stderr, "the command"
         assert "  wants 9 GB and has 2 GB\n" in ended.stderr, "what it printed"
         assert "flambectl retry you@example.com/c" in ended.stderr, "what to do"
         assert "flambectl down you@example.com/c" in ended.stderr, "what else to do"

@@ -105,7 +105,7 @@ def test_an_expression_without_a_value_is_refused(source: str) -> None:
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("if true; then echo", 'sh: 1: Syntax error: end of file unexpected (expecting "fi")\n'),
+        ("if true; then echo", 'sh: 2: Syntax error: end of file unexpected (expecting "fi")\n'),
         ("echo a\necho )", 'sh: 2: Syntax error: ")" unexpected\n'),
         ("echo 'a", "sh: 1: Syntax error: Unterminated quoted string\n"),
         ("echo ${x/a/b}", "sh: 1: Bad substitution: ${x/a/b}\n"),

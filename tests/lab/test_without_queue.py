@@ -27,7 +27,6 @@ def test_a_queue_that_is_not_there_is_told_and_does_not_stop_a_cluster(lab: LabP
     """The log names the queue, once; the cluster is looked at as if there were none."""
     missing = f"{lab.info['queues']['us-east-1']}-missing"
     with start_service(lab, events__queues={"us-east-1": missing}) as service:
-        service.until_logged("region.opened") if False else None
         accepted = service.ctl("up", service.file(factories_num=1), "--detach")
         assert accepted.code == 0, accepted
         [line] = service.until_logged("region.queue_unreachable")

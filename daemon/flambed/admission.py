@@ -1,0 +1,115 @@
+"""What is checked before an `up` is accepted: the document, the caller, the key, and what exists already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flambed import desired, ssh
+from flambed.access import Caller, Rules
+from flambed.cluster import Member
+from flambed.desired import Cluster, Role
+from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, Problem
+from flambed.journal import Journal
+from flambed.keys import KeyStore
+from flambed.observed import facts, survey
+from flambed.observed.facts import Seen
+from flambed.region import Region
+
+
+class Admission:
+    """Lets an `up` in, or says why not."""
+
+    def __init__(self, access: Rules, journal: Journal, keys: KeyStore) -> None:
+        self._access = access
+        self._journal = journal
+        self._keys = keys
+
+    def read(self, caller: Caller, document: str, ref: str, overrides: Sequence[str]) -> Cluster:
+        """Return what a document describes.
+
+        Raises:
+            ClusterConfigurationError: it is no cluster, or not the one that the request is about.
+            NotAllowedError: its creator belongs to others.
+        """
+        wanted = desired.parse(document, source="cluster file", overrides=overrides)
+        if ref not in (wanted.name, "/".join(wanted.identity)):
+            message = f"the file's name is {wanted.name!r} and the request is about {ref!r}: make them the same"
+            raise ClusterConfigurationError([Problem(message, field="name")])
+        self._access.check_creator(caller, wanted.creator, self._journal.claims())
+        return wanted
+
+    def check_fits(self, caller: Caller, wanted: Cluster, member: Member | None, region: Region) -> None:
+        """Refuse what contradicts the cluster that there is.
+
+        Raises:
+            NotAllowedError: it belongs to somebody else.
+            ConflictError: it is being taken down, lives in another region, or would need other machines.
+        """
+        if member is None or member.world.desired is None:
+            return
+        world, before = member.world, member.world.desired
+        if world.phase == "gone":
+            return
+        self._access.check_act(caller, world.owner, f"change {wanted.name}")
+        if world.phase == "stopping" or not world.wanted:
+            raise ConflictError(f"{wanted.name} is being taken down; wait for `flambectl down {wanted.name}` to end")
+        if world.region != region.name:
+            raise ConflictError(
+                f"{wanted.name} of {wanted.creator} lives in {world.region}; take it down first, or give the one in "
+                f"{region.name} another name"
+            )
+        old, new = before.machine_fields(), wanted.machine_fields()
+        changed = sorted(name for name in new if old[name] != new[name])
+        if changed and any(i.alive for i in world.instances.values()):
+            raise ConflictError(
+                f"{', '.join(changed)} cannot change on machines that exist: take {wanted.name} down and up again, or "
+                "give the new one another name"
+            )
+
+    def check_key(self, wanted: Cluster, cluster_id: str, key: str | None) -> None:
+        """Refuse a private key that cannot be used, or that was not sent and is not kept.
+
+        Raises:
+            ClusterConfigurationError: that is so.
+        """
+        if key is None:
+            if not self._keys.has_login_key(cluster_id):
+                message = f"key: {wanted.key}: its contents were not sent with the request, as `flambectl up` does"
+                raise ClusterConfigurationError([Problem(message, field="key")])
+            return
+        try:
+            ssh.check_private_key(key)
+        except ValueError as error:
+            raise ClusterConfigurationError([Problem(f"key: {wanted.key}: {error}", field="key")]) from error
+
+    async def look(
+        self, caller: Caller, wanted: Cluster, member: Member | None, region: Region
+    ) -> facts.ClusterSurveyed:
+        """Look up what exists, before anything is said or launched; refuse what may not be adopted.
+
+        Raises:
+            NotAllowedError: instances that this service did not launch would have to be adopted.
+            ConflictError: two orchestrators carry the name.
+            AwsError: EC2 did not answer.
+        """
+        found, began = await survey.find(region, wanted.creator, wanted.name)
+        known = member.world.instances if member else {}
+        ours = member.cluster_id if member else None
+        foreign = [s for s in found if s.id not in known and _exists(s) and s.tags.get("flambed:cluster") != ours]
+        if foreign and not self._access.may_adopt(caller, wanted.creator):
+            ids = ", ".join(s.id for s in foreign)
+            raise NotAllowedError(
+                f"{ids} carry the tags of {wanted.name} of {wanted.creator} and were not launched by this service: "
+                f"{caller} may not adopt them. Ask a member of {self._access.admin_group}, or use another name"
+            )
+        orchestrators = sorted(s.id for s in found if s.role is Role.ORCHESTRATOR and _exists(s))
+        if len(orchestrators) > 1:
+            raise ConflictError(
+                f"two orchestrators are called {wanted.name}: {' and '.join(orchestrators)}. Neither was touched: "
+                "terminate one, or change its tag Cluster-Name"
+            )
+        return facts.ClusterSurveyed(at=region.clock.now(), instances=found, began=began)
+
+
+def _exists(seen: Seen) -> bool:
+    return seen.state not in ("shutting-down", "terminated")
