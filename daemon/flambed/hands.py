@@ -130,7 +130,7 @@ class Hands:
             first=action.first,
             attempt=action.attempt,
             digest=action.digest,
-            timeout=desired.setup.timeout,
+            timeout=clock.real(desired.setup.timeout),
             deadline=max(
                 clock.real(action.reach_by - clock.now()), min(SHORTEST_REACH, self._bench.settings.ssh.deadline)
             ),

@@ -277,3 +277,27 @@ def test_an_illegal_step_of_an_instance_is_an_error_with_its_story() -> None:
     instance = story.instance("i-o")
     with pytest.raises(IllegalTransitionError, match=r"i-o .*from ready to pending.*requested .* -> ready"):
         instance.to(Stage.PENDING, story.now)
+
+
+@pytest.mark.parametrize("reason", [Reason.BAD_REQUEST, Reason.HOST_KEY_CHANGED, Reason.LOGIN_REFUSED, Reason.TIMED_OUT])
+def test_what_waiting_does_not_mend_fails_the_host_at_once(reason: Reason) -> None:
+    """It waits for a person, and the cluster does not converge for ever."""
+    story = Story()
+    launched(story)
+    story.runs("i-0")
+    story.decides()
+    story.ends("SetUp", reason=reason)
+    assert story.stages()["i-0"] is Stage.FAILED
+
+
+def test_a_link_that_drops_again_and_again_fails_the_host_in_the_end() -> None:
+    """Five times in a row; nothing is tried for ever."""
+    story = Story()
+    launched(story)
+    story.runs("i-0")
+    for _ in range(5):
+        assert story.stages()["i-0"] is Stage.RUNNING
+        story.passes(30)
+        assert "set up i-0 from 0" in story.decides()
+        story.ends("SetUp", reason=Reason.CONNECTION_LOST)
+    assert story.stages()["i-0"] is Stage.FAILED

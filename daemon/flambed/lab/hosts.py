@@ -253,13 +253,17 @@ class Hosts:
 
         It is kept from other programs by a socket on 127.0.0.1, where no host lives. Raises OSError if it is taken.
         """
-        self._reserved = socket.socket()
-        self._reserved.bind(("0.0.0.0" if port == 0 else "127.0.0.1", port))  # noqa: S104 - free everywhere; no listener
         if port == 0:
-            port = self._reserved.getsockname()[1]
-            self._reserved.close()
-            self._reserved = socket.socket()
-            self._reserved.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
+                probe.bind(("0.0.0.0", 0))  # noqa: S104 - chooses a port that is free on every address; nobody listens
+                port = probe.getsockname()[1]
+        reserved = socket.socket()
+        try:
+            reserved.bind(("127.0.0.1", port))
+        except OSError:
+            reserved.close()
+            raise
+        self._reserved = reserved
         self._port = port
         return port
 

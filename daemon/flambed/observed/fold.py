@@ -11,21 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from flambed.errors import Reason
-from flambed.observed import facts, sightings
+from flambed.observed import facts, hosts, sightings
 from flambed.observed.facts import Fact, Key
 from flambed.observed.instance import Ending, Failure, Instance, Stage
 from flambed.observed.world import Hold, Intent, World
-from flambed.policy import policy_of
 
 CLOSING = frozenset({
     Reason.NO_CAPACITY, Reason.QUOTA, Reason.NOT_PERMITTED, Reason.BAD_REQUEST, Reason.MISMATCH, Reason.GONE,
 })  # fmt: skip
 """Answers to RunInstances that say for certain that it created nothing: its token is done with."""
-
-FINAL_FOR_HOST = frozenset({
-    Reason.UNREACHABLE, Reason.LOGIN_REFUSED, Reason.HOST_KEY_CHANGED, Reason.COMMAND_FAILED, Reason.TIMED_OUT,
-})  # fmt: skip
-"""Failures of set-up that wait for a person; the others are tried again."""
 
 
 def fold(world: World, fact: Fact) -> World:
@@ -151,19 +145,6 @@ def _launch_failed(world: World, token: str, failure: Failure) -> World:
     return _close(world, token)
 
 
-def _setup_failed(world: World, subject: str, failure: Failure) -> World:
-    instance = world.instances.get(subject)
-    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
-        return world
-    if failure.reason not in FINAL_FOR_HOST:
-        return world
-    return _give_up(world, instance, failure)
-
-
-def _give_up(world: World, instance: Instance, failure: Failure) -> World:
-    return world.with_instance(replace(instance.to(Stage.FAILED, failure.at), failure=failure, command=None))
-
-
 def _terminate_failed(world: World, subject: str, failure: Failure) -> World:
     instance = world.instances.get(subject)
     if instance is None or failure.reason is not Reason.GONE:
@@ -174,7 +155,7 @@ def _terminate_failed(world: World, subject: str, failure: Failure) -> World:
 
 _FAILURES: Mapping[str, Callable[[World, str, Failure], World]] = {
     "launch": _launch_failed,
-    "setup": _setup_failed,
+    "setup": hosts.setup_failed,
     "terminate": _terminate_failed,
 }
 
@@ -234,130 +215,6 @@ def _close(world: World, token: str) -> World:
     return replace(world, intents={t: i for t, i in world.intents.items() if t != token})
 
 
-# --- instances ---------------------------------------------------------------------------------------------------
-
-
-def _instance_tagged(world: World, fact: facts.InstanceTagged) -> World:
-    return _change(world, fact.instance, tagged=fact.digest)
-
-
-# --- hosts -------------------------------------------------------------------------------------------------------
-
-
-def _host_key_learned(world: World, fact: facts.HostKeyLearned) -> World:
-    return _change(world, fact.instance, host_key=fact.public_key)
-
-
-def _host_reached(world: World, fact: facts.HostReached) -> World:
-    instance = world.instances.get(fact.instance)
-    if instance is None or instance.stage is not Stage.RUNNING:
-        return world
-    return world.with_instance(instance.to(Stage.REACHABLE, fact.at))
-
-
-def _host_informed(world: World, fact: facts.HostInformed) -> World:
-    return _change(world, fact.instance, informed=fact.digest)
-
-
-def _command_started(world: World, fact: facts.CommandStarted) -> World:
-    instance = world.instances.get(fact.instance)
-    if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
-        return world
-    return world.with_instance(
-        replace(instance.to(Stage.SETTING_UP, fact.at), command=fact.number, attempt=fact.attempt)
-    )
-
-
-def _command_ended(world: World, fact: facts.CommandEnded) -> World:
-    instance = world.instances.get(fact.instance)
-    if instance is None:
-        return world
-    done = fact.number + 1 if fact.code == 0 else fact.number
-    return world.with_instance(replace(instance, command=None, commands_done=done, setup_digest=fact.digest))
-
-
-def _setup_done(world: World, fact: facts.SetupDone) -> World:
-    instance = world.instances.get(fact.instance)
-    if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
-        return world
-    return world.with_instance(
-        replace(
-            instance.to(Stage.READY, fact.at),
-            setup_done=fact.digest,
-            command=None,
-            failure=None,
-            ready_at=instance.ready_at or fact.at,
-        )
-    )
-
-
-def _host_given_up(world: World, fact: facts.HostGivenUp) -> World:
-    instance = world.instances.get(fact.instance)
-    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
-        return world
-    failure = Failure(reason=fact.reason, code="", message=fact.message, at=fact.at, tries=1)
-    return _give_up(world, instance, failure)
-
-
-# --- protection --------------------------------------------------------------------------------------------------
-
-
-def _alarm_armed(world: World, fact: facts.AlarmArmed) -> World:
-    instance = world.instances.get(fact.instance)
-    if instance is None or world.desired is None:
-        return world
-    policy = policy_of(world.desired, instance.role).digest
-    since = fact.at if instance.policy != policy else instance.policy_since
-    if instance.alarm == fact.digest and instance.policy == policy and instance.alarm_lacking is None:
-        return world
-    return world.with_instance(
-        replace(
-            instance,
-            alarm=fact.digest,
-            alarm_removed=False,
-            alarm_lacking=None,
-            policy=policy,
-            policy_since=since,
-        )
-    )
-
-
-def _alarm_lacking(world: World, fact: facts.AlarmLacking) -> World:
-    instance = world.instances.get(fact.instance)
-    if instance is None:
-        return world
-    tries = instance.alarm_lacking.tries + 1 if instance.alarm_lacking else 1
-    failure = Failure(reason=fact.reason, code=fact.code, message=fact.message, at=fact.at, tries=tries)
-    return world.with_instance(replace(instance, alarm=None, alarm_lacking=failure))
-
-
-def _alarm_removed(world: World, fact: facts.AlarmRemoved) -> World:
-    return _change(world, fact.instance, alarm=None, alarm_removed=True, alarm_lacking=None, policy=None, seeded=None)
-
-
-def _points_seeded(world: World, fact: facts.PointsSeeded) -> World:
-    return _change(world, fact.instance, seeded=fact.policy)
-
-
-def _became_busy(world: World, fact: facts.BecameBusy) -> World:
-    return _change(world, fact.instance, busy=True, last_busy=fact.at)
-
-
-def _became_idle(world: World, fact: facts.BecameIdle) -> World:
-    return _change(world, fact.instance, busy=False, last_busy=fact.since)
-
-
-# --- helpers -----------------------------------------------------------------------------------------------------
-
-
-def _change(world: World, subject: str, **changes: Any) -> World:
-    """Return the world with fields of one instance changed; the same object where nothing changes."""
-    instance = world.instances.get(subject)
-    if instance is None or all(getattr(instance, name) == value for name, value in changes.items()):
-        return world
-    return world.with_instance(replace(instance, **changes))
-
-
 def _landed(world: World, key: Key) -> World:
     if key not in world.in_flight:
         return world
@@ -389,20 +246,20 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.StateNotified: sightings.state_notified,
     facts.InterruptionNotified: sightings.interruption_notified,
     facts.InstancesDescribed: sightings.instances_described,
-    facts.InstanceTagged: _instance_tagged,
+    facts.InstanceTagged: hosts.instance_tagged,
     facts.TerminationAccepted: sightings.termination_accepted,
     facts.StartAccepted: sightings.start_accepted,
-    facts.HostKeyLearned: _host_key_learned,
-    facts.HostReached: _host_reached,
-    facts.HostInformed: _host_informed,
-    facts.CommandStarted: _command_started,
-    facts.CommandEnded: _command_ended,
-    facts.SetupDone: _setup_done,
-    facts.HostGivenUp: _host_given_up,
-    facts.AlarmArmed: _alarm_armed,
-    facts.AlarmLacking: _alarm_lacking,
-    facts.AlarmRemoved: _alarm_removed,
-    facts.PointsSeeded: _points_seeded,
-    facts.BecameBusy: _became_busy,
-    facts.BecameIdle: _became_idle,
+    facts.HostKeyLearned: hosts.host_key_learned,
+    facts.HostReached: hosts.host_reached,
+    facts.HostInformed: hosts.host_informed,
+    facts.CommandStarted: hosts.command_started,
+    facts.CommandEnded: hosts.command_ended,
+    facts.SetupDone: hosts.setup_done,
+    facts.HostGivenUp: hosts.host_given_up,
+    facts.AlarmArmed: hosts.alarm_armed,
+    facts.AlarmLacking: hosts.alarm_lacking,
+    facts.AlarmRemoved: hosts.alarm_removed,
+    facts.PointsSeeded: hosts.points_seeded,
+    facts.BecameBusy: hosts.became_busy,
+    facts.BecameIdle: hosts.became_idle,
 }

@@ -1,0 +1,149 @@
+"""Folding what happened on the hosts: names, set-up, and the protection that stands for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from flambed.errors import Reason
+from flambed.observed import facts
+from flambed.observed.instance import Failure, Instance, Stage
+from flambed.observed.world import World
+from flambed.policy import policy_of
+
+PASSING = frozenset({Reason.CONNECTION_LOST, Reason.TRANSIENT})
+"""Failures of set-up that are tried again by themselves; the others wait for a person."""
+
+MOST_TRIES = 5
+"""How often in a row that is done."""
+
+
+def instance_tagged(world: World, fact: facts.InstanceTagged) -> World:
+    return _change(world, fact.instance, tagged=fact.digest)
+
+
+# --- hosts -------------------------------------------------------------------------------------------------------
+
+
+def host_key_learned(world: World, fact: facts.HostKeyLearned) -> World:
+    return _change(world, fact.instance, host_key=fact.public_key)
+
+
+def host_reached(world: World, fact: facts.HostReached) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage is not Stage.RUNNING:
+        return world
+    return world.with_instance(instance.to(Stage.REACHABLE, fact.at))
+
+
+def host_informed(world: World, fact: facts.HostInformed) -> World:
+    return _change(world, fact.instance, informed=fact.digest)
+
+
+def command_started(world: World, fact: facts.CommandStarted) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
+        return world
+    return world.with_instance(
+        replace(instance.to(Stage.SETTING_UP, fact.at), command=fact.number, attempt=fact.attempt)
+    )
+
+
+def command_ended(world: World, fact: facts.CommandEnded) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None:
+        return world
+    done = fact.number + 1 if fact.code == 0 else fact.number
+    return world.with_instance(replace(instance, command=None, commands_done=done, setup_digest=fact.digest))
+
+
+def setup_done(world: World, fact: facts.SetupDone) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
+        return world
+    return world.with_instance(
+        replace(
+            instance.to(Stage.READY, fact.at),
+            setup_done=fact.digest,
+            command=None,
+            failure=None,
+            ready_at=instance.ready_at or fact.at,
+        )
+    )
+
+
+def setup_failed(world: World, subject: str, failure: Failure) -> World:
+    instance = world.instances.get(subject)
+    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
+        return world
+    if failure.reason in PASSING and failure.tries < MOST_TRIES:
+        return world
+    return _give_up(world, instance, failure)
+
+
+def _give_up(world: World, instance: Instance, failure: Failure) -> World:
+    return world.with_instance(replace(instance.to(Stage.FAILED, failure.at), failure=failure, command=None))
+
+
+def host_given_up(world: World, fact: facts.HostGivenUp) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
+        return world
+    failure = Failure(reason=fact.reason, code="", message=fact.message, at=fact.at, tries=1)
+    return _give_up(world, instance, failure)
+
+
+# --- protection --------------------------------------------------------------------------------------------------
+
+
+def alarm_armed(world: World, fact: facts.AlarmArmed) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or world.desired is None:
+        return world
+    policy = policy_of(world.desired, instance.role).digest
+    since = fact.at if instance.policy != policy else instance.policy_since
+    if instance.alarm == fact.digest and instance.policy == policy and instance.alarm_lacking is None:
+        return world
+    return world.with_instance(
+        replace(
+            instance,
+            alarm=fact.digest,
+            alarm_removed=False,
+            alarm_lacking=None,
+            policy=policy,
+            policy_since=since,
+        )
+    )
+
+
+def alarm_lacking(world: World, fact: facts.AlarmLacking) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None:
+        return world
+    tries = instance.alarm_lacking.tries + 1 if instance.alarm_lacking else 1
+    failure = Failure(reason=fact.reason, code=fact.code, message=fact.message, at=fact.at, tries=tries)
+    return world.with_instance(replace(instance, alarm=None, alarm_lacking=failure))
+
+
+def alarm_removed(world: World, fact: facts.AlarmRemoved) -> World:
+    return _change(world, fact.instance, alarm=None, alarm_removed=True, alarm_lacking=None, policy=None, seeded=None)
+
+
+def points_seeded(world: World, fact: facts.PointsSeeded) -> World:
+    return _change(world, fact.instance, seeded=fact.policy)
+
+
+def became_busy(world: World, fact: facts.BecameBusy) -> World:
+    return _change(world, fact.instance, busy=True, last_busy=fact.at)
+
+
+def became_idle(world: World, fact: facts.BecameIdle) -> World:
+    return _change(world, fact.instance, busy=False, last_busy=fact.since)
+
+
+def _change(world: World, subject: str, **changes: Any) -> World:
+    """Return the world with fields of one instance changed; the same object where nothing changes."""
+    instance = world.instances.get(subject)
+    if instance is None or all(getattr(instance, name) == value for name, value in changes.items()):
+        return world
+    return world.with_instance(replace(instance, **changes))
