@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lint types contracts schemas lock clean
+.PHONY: help install demo test bench check format lint types contracts schemas lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,13 +28,16 @@ test: $(STAMP) ## run the tests
 
 check: format lint types contracts test ## all that CI asks for
 
+bench: $(STAMP) ## measure what flambed adds to a launch, in the lab
+	@$(BIN)/python benchmarks/launch.py
+
 format: $(STAMP)
 	@echo "== format"
-	@$(BIN)/ruff format --check --quiet daemon tests || { echo "run: $(BIN)/ruff format daemon tests"; exit 1; }
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 
 lint: $(STAMP)
 	@echo "== lint"
-	@$(BIN)/ruff check --quiet daemon tests
+	@$(BIN)/ruff check --quiet .
 
 types: $(STAMP)
 	@echo "== types"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_up_again_launches_what_is_missing_and_takes_away_only_what_it_may(servi
     assert "volume_size" in refused.stderr
     assert "key_name" not in refused.stderr
     assert ids(service.status()) == left
-    answer = service.api("PUT", "/v1/clusters/c", open(other).read(), key=True)  # noqa: PTH123, SIM115 - a test's file
+    answer = service.api("PUT", "/v1/clusters/c", Path(other).read_text(), key=True)
     assert (answer.status, answer.document["error"]["code"]) == (409, "conflict")
 
     service.down()

@@ -75,19 +75,17 @@ class Story:
 
     def up(self, wanted: Cluster | None = None, **changes: Any) -> None:
         """Somebody runs `up`."""
-        self.happens(
-            facts.UpRequested(
-                at=self.now,
-                desired=wanted or cluster(),
-                region="us-east-1",
-                cluster_id="c1",
-                host_key=KEY,
-                owner=1000,
-                by=1000,
-                may_adopt=self.may_adopt,
-                **changes,
-            )
+        asked = facts.UpRequested(
+            at=self.now,
+            desired=wanted or cluster(),
+            region="us-east-1",
+            cluster_id="c1",
+            host_key=KEY,
+            owner=1000,
+            by=1000,
+            may_adopt=self.may_adopt,
         )
+        self.happens(replace(asked, **changes))
 
     def passes(self, seconds: float) -> None:
         """Let time pass."""

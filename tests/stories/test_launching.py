@@ -138,6 +138,30 @@ def test_no_capacity_is_asked_for_again_until_the_deadline_and_then_rolled_back(
 
 
 @pytest.mark.seed("S31")
+def test_an_orchestrator_that_is_set_up_waits_for_the_first_factories_and_is_not_degraded() -> None:
+    """What may still be rolled back is not settled: `up` goes on waiting until the deadline."""
+    story = Story()
+    story.up()
+    story.decides()
+    story.finds()
+    story.decides()
+    story.prepares()
+    story.decides()
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.NO_CAPACITY, say="no g3.4xlarge in us-east-1a")
+    story.runs("i-o")
+    story.decides()
+    story.sets_up("i-o")
+    story.decides()
+    assert story.instance("i-o").stage is Stage.READY
+    assert story.world.phase == "converging"
+    assert story.world.reason == "factory: no g3.4xlarge in us-east-1a (Code); asked for again"
+    story.passes(900)
+    assert story.decides() == ["terminate i-o"]
+    assert story.world.phase == "failed"
+
+
+@pytest.mark.seed("S31")
 def test_what_existed_before_is_left_alone_by_a_roll_back() -> None:
     """An orchestrator that was there outlives a failed launch of factories."""
     story = Story(may_adopt=True)

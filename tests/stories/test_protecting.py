@@ -38,7 +38,7 @@ def test_no_command_starts_on_a_host_that_nobody_would_end() -> None:
     assert "set up i-0 from 0" not in lines
     wanted = story.protection["i-0"]
     assert (wanted.minutes, wanted.threshold, wanted.seed) == (60, 0.5, False)
-    assert story.protection["i-o"].minutes is None
+    assert "i-o" not in story.protection
     story.arms("i-0")
     assert "set up i-0 from 0" in story.decides()
 
@@ -86,7 +86,8 @@ def test_timeouts_become_minutes_of_idleness(hours: float, minutes: int | None) 
     story = Story()
     running(story, factories_timeout=hours)
     story.decides()
-    assert story.protection["i-0"].minutes == minutes
+    wanted = story.protection.get("i-0")
+    assert (wanted.minutes if wanted else None) == minutes
 
 
 def test_the_orchestrator_is_in_use_while_a_factory_lives() -> None:
@@ -193,3 +194,17 @@ def test_everything_ended_by_idleness_is_gone_and_not_relaunched() -> None:
     story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-o", Role.ORCHESTRATOR, "terminated"),)))
     assert [line for line in story.decides() if line.startswith("launch")] == []
     assert (story.world.phase, story.world.reason) == ("gone", "idle_ended")
+
+
+@pytest.mark.seed("S34")
+def test_a_timeout_that_becomes_never_removes_the_alarm_and_then_asks_for_nothing() -> None:
+    """It stays in the table until CloudWatch has confirmed."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=1))
+    story.up(cluster(factories_num=1, factories_timeout=-1))
+    story.decides()
+    wanted = story.protection["i-0"]
+    assert (wanted.minutes, wanted.gone) == (None, False)
+    story.happens(facts.AlarmRemoved(at=story.now, instance="i-0"))
+    story.decides()
+    assert "i-0" not in story.protection

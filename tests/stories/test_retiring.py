@@ -129,9 +129,11 @@ def test_a_cluster_can_come_back_after_it_is_gone() -> None:
     )
     story.decides()
     assert story.world.phase == "gone"
-    story.up(cluster(factories_num=1))
+    story.up(cluster(factories_num=1), host_key="ssh-ed25519 AAAAnew")
     story.decides()
     story.finds(see("i-o", Role.ORCHESTRATOR, "terminated"))
+    assert story.decides() == ["prepare Orchestrator Factory"]
+    story.prepares()
     story.decides()
     assert not story.world.instances
     assert [a.token for a in story.running if hasattr(a, "token")] == ["c1-2-2", "c1-2-3"]

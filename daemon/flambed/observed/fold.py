@@ -36,7 +36,11 @@ def fold(world: World, fact: Fact) -> World:
 
 def _up_requested(world: World, fact: facts.UpRequested) -> World:
     before = world.desired
-    same_machines = before is not None and before.machine_fields() == fact.desired.machine_fields()
+    same_machines = (
+        before is not None
+        and before.machine_fields() == fact.desired.machine_fields()
+        and world.host_key == fact.host_key  # the user data was made with it
+    )
     return replace(
         world,
         desired=fact.desired,

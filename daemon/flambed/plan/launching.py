@@ -36,7 +36,8 @@ def launch(draft: Draft) -> None:
     _shrink(draft)
     if world.converged_at is None and world.losses <= ATTEMPTS:
         _launch_missing(draft)
-    draft.wake(deadline(draft) if world.launch_failures else float("inf"))
+    if world.launch_failures and draft.now < deadline(draft):
+        draft.wake(deadline(draft))
 
 
 def retire(draft: Draft) -> None:
@@ -50,6 +51,12 @@ def missing(world: World, draft: Draft, role: Role) -> int:
     alive = sum(1 for i in world.of(role) if i.alive)
     asked = sum(intent.spec.count for intent in world.intents.values() if intent.spec.role is role)
     return max(0, draft.desired.count_of(role) - alive - asked)
+
+
+def enough(draft: Draft, role: Role) -> bool:
+    """Whether so many instances of a role are alive that the launch is not rolled back for want of more (S31)."""
+    least = 1 if role is Role.ORCHESTRATOR else draft.desired.minimum_factories
+    return len(_alive(draft.world, role)) >= min(max(least, 1), draft.desired.count_of(role))
 
 
 def deadline(draft: Draft) -> float:
@@ -91,19 +98,15 @@ def trouble(draft: Draft) -> str | None:
 
 def _role_failed(draft: Draft, role: Role) -> str | None:
     world = draft.world
-    alive = [i for i in world.of(role) if i.alive]
-    least = 1 if role is Role.ORCHESTRATOR else draft.desired.minimum_factories
     failure = world.launch_failures.get(role) or world.failures.get(Key("prepare")) or _open_failure(world, role)
-    if alive and len(alive) >= min(least, draft.desired.count_of(role)):
-        return None
-    if draft.desired.count_of(role) == 0:
+    if enough(draft, role):
         return None
     if world.losses > ATTEMPTS:
         return f"{world.losses} instances ended before the cluster was ready; the last: {_last_loss(world)}"
     if failure is None:
         return None
     words = f"{role.value.lower()}: {failure.message} ({failure.code})"
-    if failure.reason in HOPELESS and not alive and not any(i.spec.role is role for i in world.intents.values()):
+    if failure.reason in HOPELESS and not _alive(world, role) and not any(i.spec.role is role for i in world.intents.values()):
         return words
     if draft.now >= deadline(draft):
         return f"{words}; given up after {draft.desired.launch.deadline:g} s (launch.deadline)"
@@ -115,6 +118,10 @@ def _open_failure(world: World, role: Role) -> Failure | None:
         if intent.spec.role is role and (failure := world.failures.get(Key("launch", intent.token))):
             return failure
     return None
+
+
+def _alive(world: World, role: Role) -> list[Instance]:
+    return [i for i in world.of(role) if i.alive]
 
 
 def _last_loss(world: World) -> str:

@@ -6,7 +6,7 @@ from flambed.desired import Role
 from flambed.observed.facts import Key
 from flambed.observed.instance import UNDER_WAY, Ending, Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.plan.launching import missing, trouble
+from flambed.plan.launching import enough, missing, trouble
 
 
 def phase_of(draft: Draft) -> tuple[str, str | None]:
@@ -50,8 +50,11 @@ def _moving(draft: Draft) -> bool:
 
 
 def _will_launch(draft: Draft) -> bool:
-    """Whether instances are missing and nothing has yet spoken against launching them."""
-    return any(missing(draft.world, draft, role) and role not in draft.world.launch_failures for role in Role)
+    """Whether instances are missing that nothing has yet spoken against, or without which the launch is rolled back."""
+    return any(
+        missing(draft.world, draft, role) and (role not in draft.world.launch_failures or not enough(draft, role))
+        for role in Role
+    )
 
 
 def _cannot_tell(draft: Draft, instance: Instance) -> bool:

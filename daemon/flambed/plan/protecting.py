@@ -19,7 +19,7 @@ _UP = frozenset({Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY, 
 def protect(draft: Draft) -> None:
     """Write down the protection of every host that runs, and the removal of what outlived its instance."""
     for instance in draft.world.instances.values():
-        if instance.stage in _UP:
+        if instance.stage in _UP and _concerns_keeper(draft, instance):
             draft.protection[instance.id] = _wanted(draft, instance)
         elif instance.stage is Stage.GONE and _may_have_alarm(draft, instance):
             policy = draft.policies[instance.role]
@@ -71,6 +71,13 @@ def _timeout_is_zero(draft: Draft, instance: Instance) -> bool:
         draft.desired.orchestrator_timeout if instance.role is Role.ORCHESTRATOR else draft.desired.factories_timeout
     )
     return hours == 0
+
+
+def _concerns_keeper(draft: Draft, instance: Instance) -> bool:
+    """Whether there is an alarm to put or to remove: one that we launched to live for ever never had one."""
+    if draft.policies[instance.role].minutes is not None or instance.alarm is not None:
+        return True
+    return instance.adopted and not instance.alarm_removed
 
 
 def _wanted(draft: Draft, instance: Instance) -> Protection:

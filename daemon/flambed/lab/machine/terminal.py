@@ -61,7 +61,7 @@ async def prompt_loop(process: Process) -> int:
     """Read and run a line at a time until `exit` or the end of input; return the exit status."""
     shell = Shell(process, "bash")
     stream = process.stream(0)
-    process.ignored.add(signal.SIGINT)
+    process.handlers[signal.SIGINT] = lambda: None  # the shell lives on; what it runs does not
     home = process.machine.home(process.user)
     mark = "#" if process.user == "root" else "$"
     while True:

@@ -147,7 +147,7 @@ def _file(entry: dict[str, Any]) -> WriteFile:
     encoding = str(entry.get("encoding") or "")
     if "b64" in encoding or "base64" in encoding:
         try:
-            content = base64.b64decode(content)
+            content = base64.b64decode(b"".join(content.split()), validate=True)
         except binascii.Error as error:
             raise ValueError(error) from None
     if encoding.startswith(("gz", "gzip")):

@@ -5,6 +5,7 @@ from flambed.lab.machine.commands import (  # noqa: F401 - they register themsel
     filters,
     listing,
     manipulation,
+    matching,
     pretend,
     printing,
     running,

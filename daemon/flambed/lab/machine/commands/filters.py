@@ -1,11 +1,10 @@
-"""cat, head, tail, grep, sed and others that pass text on."""
+"""cat, head, tail, cut, sort and others that pass text on."""
 
 import asyncio
 import base64 as encoding
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Iterator
 from itertools import groupby
 
 from flambed.lab.machine.commands.printing import unescape
@@ -14,7 +13,7 @@ from flambed.lab.machine.process import CHUNK, Process
 from flambed.lab.machine.programs import UsageError, number, options, program
 
 
-def _whole_lines(data: bytes) -> list[str]:
+def whole_lines(data: bytes) -> list[str]:
     """Split into lines without their newlines."""
     text = data.decode(errors="surrogateescape")
     return text.removesuffix("\n").split("\n") if text else []
@@ -60,7 +59,8 @@ def _old_style(args: list[str]) -> list[str]:
     return ["-n", args[0][1:], *args[1:]] if args and re.fullmatch(r"-\d+", args[0]) else args
 
 
-def _count(text: str) -> int:
+def count_of(text: str) -> int:
+    """Return a number of lines or bytes such as 10, -10, +10 or 64K, without its sign. Raises UsageError."""
     found = re.fullmatch(r"[-+]?(\d+)([kKM]?)", text)
     if not found:
         raise UsageError(f"invalid number of lines or bytes: ‘{text}’")  # noqa: RUF001 - as coreutils quotes
@@ -72,7 +72,7 @@ async def head(process: Process, args: list[str]) -> int:
     """Print the first lines (-n) or bytes (-c) of each file."""
     found, names = options(_old_style(args), "n:c:q", ["lines=", "bytes="])
     if "c" in found or "bytes" in found:
-        size = _count(found.get("c") or found["bytes"])
+        size = count_of(found.get("c") or found["bytes"])
         for name in names or ["-"]:
             await process.write(1, await _first_bytes(process, name, size))
         return 0
@@ -81,10 +81,10 @@ async def head(process: Process, args: list[str]) -> int:
         if text.startswith("-") or name != "-":
             lines = (await process.contents([name])).splitlines(keepends=True)
             await process.write(
-                1, b"".join(lines[: -_count(text) or None] if text.startswith("-") else lines[: _count(text)])
+                1, b"".join(lines[: -count_of(text) or None] if text.startswith("-") else lines[: count_of(text)])
             )
         else:
-            await _first_lines(process, _count(text))
+            await _first_lines(process, count_of(text))
     return 0
 
 
@@ -111,7 +111,7 @@ async def tail(process: Process, args: list[str]) -> int:
     found, names = options(_old_style(args), "n:c:fqFs:", ["lines=", "bytes=", "pid=", "follow"])
     size = found.get("c") or found.get("bytes")
     text = size or found.get("n") or found.get("lines") or "10"
-    count = _count(text)
+    count = count_of(text)
     for name in names or ["-"]:
         data = await process.contents([name])
         if size:
@@ -168,174 +168,6 @@ async def wc(process: Process, args: list[str]) -> int:
     return 0
 
 
-def _expression(pattern: str, *, basic: bool, fixed: bool, ignore_case: bool) -> re.Pattern[str]:
-    """Compile a POSIX regular expression."""
-    if fixed:
-        pattern = re.escape(pattern)
-    elif basic:
-        pattern = re.sub(r"\\([(){}|+?])|([(){}|+?])", lambda m: m[1] or "\\" + m[2], pattern)
-    for name, members in (("digit", "0-9"), ("alpha", "a-zA-Z"), ("alnum", "a-zA-Z0-9"), ("space", r"\s")):
-        pattern = pattern.replace(f"[:{name}:]", members)
-    try:
-        return re.compile(pattern, re.IGNORECASE if ignore_case else 0)
-    except re.error as error:
-        raise UsageError(f"{pattern}: {error}", 2) from None
-
-
-@program("grep", "egrep", "fgrep")
-async def grep(process: Process, args: list[str]) -> int:
-    """Print lines that match; -q -c -v -E -F -i -o -x -w -n -l -s -e -h -m are known."""
-    found, operands = options(args, "qcvEFioxwnlshe:m:")
-    if "e" not in found and not operands:
-        raise UsageError("usage: grep [OPTION]... PATTERNS [FILE]...", 2)
-    source, names = (found["e"], operands) if "e" in found else (operands[0], operands[1:])
-    style = process.argv[0]
-    fixed = "F" in found or style.endswith("fgrep")
-    basic = "E" not in found and not style.endswith("egrep")
-    source = source if "w" not in found else rf"\b{re.escape(source) if fixed else source}\b"
-    patterns = [
-        _expression(line, basic=basic, fixed=fixed and "w" not in found, ignore_case="i" in found)
-        for line in source.split("\n")
-    ]
-    matches: Callable[[re.Pattern[str], str], object] = re.Pattern.fullmatch if "x" in found else re.Pattern.search
-    status = 1
-    for name in names or ["-"]:
-        try:
-            lines = _whole_lines(await process.contents([name]))
-        except OSError as error:
-            if "s" not in found:
-                await process.err(f"grep: {name}: {error.strerror}\n")
-            status = 2
-            continue
-        hits = [
-            (number, line)
-            for number, line in enumerate(lines, 1)
-            if any(matches(p, line) for p in patterns) != ("v" in found)
-        ]
-        hits = hits[: _count(found["m"])] if "m" in found else hits
-        status = 0 if hits and status == 1 else status
-        prefix = f"{name}:" if len(names) > 1 and "h" not in found else ""
-        await process.out("".join(_grep_output(found, name, prefix, hits, patterns)))
-    return status
-
-
-def _grep_output(
-    found: dict[str, str], name: str, prefix: str, hits: list[tuple[int, str]], patterns: list[re.Pattern[str]]
-) -> Iterator[str]:
-    if "q" in found:
-        return
-    if "c" in found:
-        yield f"{prefix}{len(hits)}\n"
-    elif "l" in found:
-        yield f"{name}\n" if hits else ""
-    elif "o" in found:
-        yield from (
-            f"{prefix}{match[0]}\n" for _, line in hits for p in patterns for match in p.finditer(line) if match[0]
-        )
-    else:
-        yield from (f"{prefix}{f'{number}:' if 'n' in found else ''}{line}\n" for number, line in hits)
-
-
-@program("sed")
-async def sed(process: Process, args: list[str]) -> int:
-    """Edit lines by s/../../[gip], and p, d and q behind a line number, $, a range or /regex/; -n -E -i -e are known."""
-    scripts: list[str] = []
-    plain: list[str] = []
-    rest = iter(args)
-    for arg in rest:
-        if arg in {"-e", "--expression"}:
-            scripts.append(next(rest, ""))
-        else:
-            plain.append(arg)
-    found, operands = options(plain, "nEri")
-    names = operands if scripts else operands[1:]
-    edits = [edit for text in scripts or operands[:1] for edit in _edits(text, basic=not {"E", "r"} & set(found))]
-    for name in names or ["-"]:
-        lines = _whole_lines(await process.contents([name]))
-        result = "".join(f"{line}\n" for line in _edited(lines, edits, quiet="n" in found)).encode(
-            errors="surrogateescape"
-        )
-        if "i" in found:
-            process.machine.files.write(process.path(name), result)
-        else:
-            await process.write(1, result)
-    return 0
-
-
-_ADDRESS = r"(\d+|\$|/(?:\\.|[^/\\])*/)"
-_EDIT = re.compile(
-    rf"\s*(?:{_ADDRESS}(?:,{_ADDRESS})?)?\s*(!?)\s*(?:s(.)((?:\\.|(?!\4).)*)\4((?:\\.|(?!\4).)*)\4([gipI]*)|([pdq]))\s*(?:;|$)",
-    re.DOTALL,
-)
-
-
-def _edits(script: str, *, basic: bool) -> Iterator[tuple[re.Match[str], re.Pattern[str] | None]]:
-    position = 0
-    while position < len(script.rstrip()):
-        found = _EDIT.match(script, position)
-        if found is None:
-            raise UsageError(f"the lab's sed does not know ‘{script[position:]}’")  # noqa: RUF001 - as coreutils quotes
-        position = found.end()
-        pattern = None
-        if found[4]:
-            source = found[5].replace(f"\\{found[4]}", found[4])
-            pattern = _expression(source, basic=basic, fixed=False, ignore_case="i" in found[7].lower())
-        yield found, pattern
-
-
-def _edited(
-    lines: list[str], edits: list[tuple[re.Match[str], re.Pattern[str] | None]], *, quiet: bool
-) -> Iterator[str]:
-    inside: dict[int, bool] = {}
-    for index, original in enumerate(lines, 1):
-        line: str | None = original
-        ended = False
-        for place, (edit, pattern) in enumerate(edits):
-            if line is None or _selected(edit, index, line, len(lines), inside=inside, place=place) == bool(edit[3]):
-                continue
-            if pattern is not None:
-                replacement = re.sub(r"\\(\d)|\\(.)|(&)", _template, edit[6].replace(f"\\{edit[4]}", edit[4]))
-                line, changes = pattern.subn(replacement, line, count=0 if "g" in edit[7] else 1)
-                if changes and "p" in edit[7]:
-                    yield line
-            elif edit[8] == "p":
-                yield line
-            elif edit[8] == "d":
-                line = None
-            else:
-                ended = True
-        if line is not None and not quiet:
-            yield line
-        if ended:
-            return
-
-
-def _template(found: re.Match[str]) -> str:
-    if found[1] or found[3]:
-        return rf"\g<{found[1] or 0}>"
-    return {"n": "\n", "t": "\t"}.get(found[2], found[2] if found[2] != "\\" else r"\\")
-
-
-def _selected(edit: re.Match[str], index: int, line: str, last: int, *, inside: dict[int, bool], place: int) -> bool:
-    """Whether the addresses of an edit choose this line."""
-
-    def at(address: str) -> bool:
-        if address.startswith("/"):
-            return re.search(address[1:-1], line) is not None
-        return index == (last if address == "$" else int(address))
-
-    first, second = edit[1], edit[2]
-    if first is None:
-        return True
-    if second is None:
-        return at(first)
-    if inside.get(place):
-        inside[place] = not at(second)
-        return True
-    inside[place] = at(first) and not (second.isdigit() and int(second) <= index)
-    return at(first)
-
-
 @program("cut")
 async def cut(process: Process, args: list[str]) -> int:
     """Print fields (-f, with -d) or characters (-c, -b) of each line."""
@@ -344,7 +176,7 @@ async def cut(process: Process, args: list[str]) -> int:
     if spec is None:
         raise UsageError("you must specify a list of bytes, characters, or fields")
     delimiter = found.get("d", "\t") if "f" in found else ""
-    for line in _whole_lines(await process.contents(names or ["-"])):
+    for line in whole_lines(await process.contents(names or ["-"])):
         if delimiter and delimiter not in line:
             await process.out("" if "s" in found else f"{line}\n")
             continue
@@ -400,7 +232,7 @@ async def tr(process: Process, args: list[str]) -> int:
 async def sort(process: Process, args: list[str]) -> int:
     """Sort lines; -n -r -u are known, and -k N with -t for one field."""
     found, names = options(args, "nruk:t:")
-    lines = _whole_lines(await process.contents(names or ["-"]))
+    lines = whole_lines(await process.contents(names or ["-"]))
 
     def key(line: str) -> tuple[float, str]:
         field = line
@@ -420,7 +252,7 @@ async def sort(process: Process, args: list[str]) -> int:
 async def uniq(process: Process, args: list[str]) -> int:
     """Drop repeated lines; -c counts, -d prints only repeated ones."""
     found, names = options(args, "cdu")
-    for line, group in groupby(_whole_lines(await process.contents(names[:1] or ["-"]))):
+    for line, group in groupby(whole_lines(await process.contents(names[:1] or ["-"]))):
         count = len(list(group))
         if ("d" in found and count == 1) or ("u" in found and count > 1):
             continue
@@ -450,7 +282,7 @@ async def base64(process: Process, args: list[str]) -> int:
             raise UsageError("invalid input") from None
         return 0
     encoded = encoding.b64encode(data).decode()
-    width = _count(found.get("w", "76")) or len(encoded) or 1
+    width = count_of(found.get("w", "76")) or len(encoded) or 1
     lines = [encoded[start : start + width] for start in range(0, len(encoded), width)]
     await process.out("\n".join(lines) + ("" if found.get("w") == "0" else "\n"))
     return 0
