@@ -187,6 +187,31 @@ def test_the_events_and_reasons_that_operators_are_told_of_exist() -> None:
     )
 
 
+@pytest.mark.seed("C08")
+def test_the_packages_that_were_asked_for_are_declared_and_locked() -> None:
+    """Each is a dependency in pyproject.toml, and the lock file pins it with hashes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = [
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["lab"],
+        *project["dependency-groups"]["dev"],
+    ]
+    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in declared}
+    assert {"aioboto3", "asyncssh", "structlog", "pyyaml", "moto", "pytest-asyncio"} <= names
+    locked = set(
+        re.findall(r"^([a-z0-9-]+)==\S+ \\\n    --hash=", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    )
+    assert names <= locked
+
+
+@pytest.mark.seed("C09")
+def test_the_top_level_is_as_it_was_asked_for() -> None:
+    """The files and folders that the source document names are there, and the package is importable from daemon/."""
+    for name in ("pyproject.toml", "daemon", "config", "tests", "systemd", "README.md"):
+        assert (ROOT / name).exists(), name
+    assert Path(settings.__file__).is_relative_to(ROOT / "daemon" / "flambed")
+
+
 def test_the_changelog_speaks_of_this_version() -> None:
     """The version of pyproject.toml is in it, released or on its way."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -43,6 +43,7 @@ def environment() -> dict[str, str]:
     return {**given, "STATE_DIRECTORY": "/var/lib/" + unit()["StateDirectory"][0]}
 
 
+@pytest.mark.seed("C05")
 def test_systemd_has_nothing_to_say_about_the_unit() -> None:
     """`systemd-analyze verify` accepts it and prints not a word."""
     done = analyze("verify", "--man=no", str(UNIT))
@@ -81,6 +82,7 @@ def test_the_service_needs_no_privileges_and_sees_who_calls() -> None:
     assert "AmbientCapabilities" not in set_
 
 
+@pytest.mark.seed("C05")
 def test_what_the_unit_starts_is_a_command_of_flambed(capsys: pytest.CaptureFixture[str]) -> None:
     """ExecStart finds `flambed` along PATH and gives it arguments that it takes."""
     program, name, *arguments = shlex.split(unit()["ExecStart"][0])

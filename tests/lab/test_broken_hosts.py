@@ -39,7 +39,8 @@ def test_one_host_that_is_mute_and_one_whose_set_up_fails_leave_the_others_ready
         assert hosts[unmounted]["setup"] == {"done": 1, "of": 3, "running": None}
 
         [record] = service.ctl("logs", "c", unmounted, "--json").document[1:]
-        assert (record["code"], record["output"]) == (32, "wants 9 GB and has 2 GB\n")
+        assert record["code"] == 32
+        assert record["output"].startswith("wants 9 GB and has 2 GB\n")
         assert "failed" in service.ctl("why", "c", silent).stdout
         assert service.ctl("why", "c", "i-none").code == 5
 

@@ -132,6 +132,7 @@ class Story:
             self.running += decision.actions
             lines += [words(action) for action in decision.actions]
             if not decision.conclusions and not decision.actions:
+                assert decision.wake_at is None or decision.wake_at > self.now, "it would decide without a pause"
                 return lines
         raise AssertionError(f"deciding does not settle: {lines}")
 

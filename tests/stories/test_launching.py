@@ -201,6 +201,10 @@ def test_some_but_not_all_factories_are_a_degraded_cluster_that_asks_again() -> 
     assert "1 of 2 factories missing: EC2 launched 1 of 2 instances" in story.world.reason
     story.passes(20)
     assert story.decides() == ["launch 1 Factory (c1-1-2)"]
+    story.ends("Launch", reason=Reason.NO_CAPACITY, say="no g3.4xlarge in us-east-1a")
+    story.passes(900)
+    assert story.decides() == [], "after launch.deadline it stays as it is"
+    assert story.world.phase == "degraded"
 
 
 def test_an_instance_lost_before_ready_is_replaced_three_times() -> None:
