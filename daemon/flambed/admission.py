@@ -94,8 +94,13 @@ class Admission:
         """
         found, began = await survey.find(region, wanted.creator, wanted.name)
         known = member.world.instances if member else {}
-        ours = member.cluster_id if member else None
-        foreign = [s for s in found if s.id not in known and _exists(s) and s.tags.get("flambed:cluster") != ours]
+        foreign = [
+            s
+            for s in found
+            if s.id not in known
+            and _exists(s)
+            and (member is None or s.tags.get("flambed:cluster") != member.cluster_id)
+        ]
         if foreign and not self._access.may_adopt(caller, wanted.creator):
             ids = ", ".join(s.id for s in foreign)
             raise NotAllowedError(

@@ -12,6 +12,7 @@ What is waited for is followed on a stream (the log on stdout, `?follow=1` of th
 from __future__ import annotations
 
 import base64
+import grp
 import http.client
 import json
 import os
@@ -116,6 +117,8 @@ class Service:
             "FLAMBED_SSH_PORT": str(self.lab.info["ssh_port"]),
             "FLAMBED_EVENTS__QUEUES": json.dumps(self.lab.info["queues"]),
             "FLAMBED_LOG__FORMAT": "json",
+            # Whoever runs the tests is an admin, so that they need not be root.
+            "FLAMBED_ADMIN_GROUP": grp.getgrgid(os.getegid()).gr_name,
             **self.settings,
         }
 
@@ -248,6 +251,30 @@ class Service:
             capture_output=True,
             text=True,
             timeout=within,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def ctl_as(self, uid: int, folder: Path, *words: str) -> Ended:
+        """Run flambectl as another user, in a folder of theirs; only root can.
+
+        What it imports is imported before: that user may not be able to read where Python is installed.
+        """
+        program = (
+            "import os, sys, encodings.ascii, encodings.idna, encodings.latin_1, encodings.utf_8_sig, importlib.metadata; "
+            "import flambed.cli.commands, flambed.cli.files; "
+            f"os.setgroups([]); os.setgid({uid}); os.setuid({uid}); "
+            "sys.exit(flambed.cli.main(sys.argv[1:]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            env=self.environ() | {"HOME": str(folder)},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ANSWERS_WITHIN,
             check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ def test_a_cluster_of_flambes_is_adopted_with_all_that_it_has(flambe: Flambe, se
         for resource in (instance, *(volume["VolumeId"] for volume in volumes)):
             carried = tags(lab, resource)
             assert carried["cost-centre"] == "42", "no tag is removed"
-            assert (carried["Name"], carried["project"], carried["flambed:owner"]) == (name, "x", "0")
+            assert (carried["Name"], carried["project"], carried["flambed:owner"]) == (name, "x", str(os.geteuid()))
         assert len(volumes) == 1
 
     calls = lab.calls(begun)
