@@ -261,7 +261,7 @@ class FakeService:
             if creator in {None, cluster["creator"]} and host in {None, one["private_host"]}
         ]
 
-    async def doctor(self) -> list[dict[str, Any]]:
+    async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         return [
             {"check": "credentials", "ok": True, "message": "account 123456789012", "advice": None},
             {"check": "queue", "ok": self.ok, "message": "us-east-1", "advice": None if self.ok else "create it"},

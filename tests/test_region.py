@@ -13,8 +13,9 @@ from flambed.aws import AwsError
 from flambed.errors import Reason
 from flambed.observed.facts import ClusterSurveyed, StateNotified
 from flambed.pacing import Rank
-from flambed.region import STRAYS, supervise
+from flambed.region import STRAYS
 from flambed.sharing import Shared
+from flambed.tasks import end, supervise
 from tests.fakes import ME, Cloud, Recorder, client_error, cluster_tags, ids, instance
 from tests.virtualtime import START, virtual
 
@@ -180,18 +181,18 @@ async def test_a_shared_failure_is_told_to_all_and_not_kept() -> None:
 @virtual
 async def test_work_that_crashes_is_logged_and_started_again_after_growing_pauses() -> None:
     """A bug is never silent, and never a busy loop."""
-    heard, began = Recorder(), []
+    began: list[float] = []
+    told: list[tuple[str, float]] = []
 
     async def work() -> None:
         began.append(asyncio.get_running_loop().time())
         raise RuntimeError("a bug")
 
-    task = asyncio.create_task(supervise("inbox", work, heard.emit))
+    task = asyncio.create_task(supervise(work, lambda error, pause: told.append((repr(error), pause))))
     await asyncio.sleep(20)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await end(task)
     assert began == [0, 1, 3, 7, 15]
-    assert heard.events[0][1]["error"] == "RuntimeError: a bug"
+    assert told[0] == ("RuntimeError('a bug')", 1.0)
 
 
 @virtual

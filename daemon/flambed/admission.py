@@ -60,11 +60,27 @@ class Admission:
             )
         old, new = before.machine_fields(), wanted.machine_fields()
         changed = sorted(name for name in new if old[name] != new[name])
-        if changed and any(i.alive for i in world.instances.values()):
+        if changed and (world.intents or any(i.alive for i in world.instances.values())):
             raise ConflictError(
                 f"{', '.join(changed)} cannot change on machines that exist: take {wanted.name} down and up again, or "
                 "give the new one another name"
             )
+
+    def is_past(self, caller: Caller, member: Member, region: Region) -> bool:
+        """Whether what is known of a name is over, so that a cluster that takes the name has nothing to do with it.
+
+        One that its owner brings back in its region goes on with its history instead.
+
+        Raises:
+            ConflictError: alarms of the old one are still being removed.
+        """
+        world = member.world
+        if world.phase != "gone" or (member.region is region and world.owner == caller.uid):
+            return False
+        if any(i.alarm_left for i in world.instances.values()):
+            name = "/".join(member.identity)
+            raise ConflictError(f"alarms of the {name} that is gone are still being removed; try again in a minute")
+        return True
 
     def check_key(self, wanted: Cluster, cluster_id: str, key: str | None) -> None:
         """Refuse a private key that cannot be used, or that was not sent and is not kept.

@@ -24,7 +24,7 @@ from flambed.keys import KeyStore
 from flambed.outputs import Outputs
 from flambed.service import Service
 from flambed.settings import Settings
-from flambed.tasks import Tasks
+from flambed.tasks import end, supervise
 
 
 async def serve(config: Settings, source: Path | None) -> None:
@@ -59,9 +59,13 @@ async def serve(config: Settings, source: Path | None) -> None:
         control = Control(service, rules=rules, emit=emit.emit)
         await control.start(socket)
         open_.push_async_callback(control.close)
-        tasks = Tasks(lambda name, error: emit.emit("loop.crashed", error=f"{name}: {error!r}", traceback=error))
-        open_.push_async_callback(tasks.close)
-        tasks.start("forgetting", fleet.run())
+        forgetting = asyncio.create_task(
+            supervise(
+                fleet.run, lambda error, _: emit.emit("loop.crashed", error=f"forgetting: {error!r}", traceback=error)
+            ),
+            name="forgetting",
+        )
+        open_.push_async_callback(end, forgetting)
         emit.emit("service.started", version=__version__, state_dir=str(state))
         await stop.wait()
         emit.emit("service.stopping", why="signal")

@@ -21,7 +21,7 @@ from flambed.observed.instance import Instance, Stage
 from flambed.observed.world import World
 from flambed.plan import Rules
 from flambed.region import Region
-from flambed.tasks import Tasks
+from flambed.tasks import end, supervise
 
 
 class Member:
@@ -44,6 +44,7 @@ class Member:
         bench: Bench,
         journal: Journal,
         log: Log,
+        on_change: Callable[[], None],
     ) -> None:
         self.identity = identity
         self.cluster_id = cluster_id
@@ -53,9 +54,10 @@ class Member:
         self.turn = asyncio.Lock()  # one command at a time
         self._bench = bench
         self._log = log.bind(cluster=identity[1])
+        self._on_change = on_change
         self._hands = Hands(cluster_id, region, bench)
         self._changed = asyncio.Event()
-        self._tasks = Tasks(self._loop_crashed)
+        self._task: asyncio.Task[None] | None = None
         self.loop = ClusterLoop(cluster_id, world, journal=journal, outside=self, rules=rules, clock=region.clock)
 
     @property
@@ -70,14 +72,16 @@ class Member:
             if instance.stage is not Stage.GONE:
                 self.region.route(instance.id, self.identity)
         if self.world.phase == "gone":
-            self._bench.keys.forget(self.cluster_id)
+            self._forget_keys()
         if self.world.desired is not None:
             self.loop.submit(ServiceStarted(at=self.region.clock.now()))
-        self._tasks.start(f"cluster {'/'.join(self.identity)}", self.loop.run())
+        work = supervise(self.loop.run, self._loop_crashed)
+        self._task = asyncio.create_task(work, name=f"cluster {'/'.join(self.identity)}")
 
     async def close(self) -> None:
         """Stop turning; the cluster itself goes on."""
-        await self._tasks.close()
+        if self._task is not None:
+            await end(self._task)
         self.region.unsubscribe(self.identity)
 
     def changes(self) -> asyncio.Event:
@@ -108,13 +112,14 @@ class Member:
                 elif instance.stage is Stage.GONE:
                     self.region.unroute(instance.id)
         if happened[-1].after.phase == "gone" and happened[0].before.phase != "gone":
-            self._bench.keys.forget(self.cluster_id)
+            self._forget_keys()
         self.notify()
 
     def notify(self) -> None:
         """Wake whoever watches."""
         self._changed.set()
         self._changed = asyncio.Event()
+        self._on_change()
 
     def crashed(self, what: str, error: BaseException, action: Action | None) -> None:
         """Log a bug in a step or a fold."""
@@ -133,13 +138,16 @@ class Member:
         if error is not None:
             self._log.emit("journal.failed", message=str(error))
 
-    def _loop_crashed(self, _name: str, error: BaseException) -> None:
-        self._log.emit(
-            "loop.crashed",
-            error=f"{type(error).__name__}: {error}",
-            traceback=error,
-        )
-        self._tasks.start(f"cluster {'/'.join(self.identity)}", self.loop.run())
+    def _forget_keys(self) -> None:
+        try:
+            self._bench.keys.forget(self.cluster_id)
+        except OSError as error:  # tried again when the service starts, and when the cluster is forgotten
+            self.crashed("forgetting keys", error, None)
+
+    def _loop_crashed(self, error: BaseException, _pause: float) -> None:
+        self._log.emit("loop.crashed", error=f"{type(error).__name__}: {error}", traceback=error)
+        # What was under way was cancelled with it: it is begun again.
+        self.loop.submit(ServiceStarted(at=self.region.clock.now()))
 
 
 def moved(before: World, after: World) -> Iterator[tuple[Instance, Stage | None]]:

@@ -44,6 +44,7 @@ class Fleet:
         self._log = log
         self._settings = bench.settings
         self._opening = asyncio.Lock()
+        self._changed = asyncio.Event()
 
     async def start(self) -> None:
         """Read the journal back, and go on with every cluster where it was.
@@ -129,24 +130,34 @@ class Fleet:
             bench=self._bench,
             journal=self._journal,
             log=self._log,
+            on_change=self._change,
         )
         self.directory.add(member)
+        self._change()
         member.start()
         return member
 
-    async def let_go(self, member: Member) -> None:
-        """Look after a cluster no longer; it goes on without us."""
+    def changes(self) -> asyncio.Event:
+        """Return an event that is set at the next change of any cluster."""
+        return self._changed
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def forget(self, member: Member) -> None:
+        """Look after a cluster no longer, and keep nothing of it: it is gone."""
         await member.close()
         self.directory.remove(member)
+        self._bench.outputs.forget(member.cluster_id)
+        self._bench.keys.forget(member.cluster_id)
+        self._journal.forget(member.cluster_id)
 
     async def _forget_gone(self) -> None:
         oldest = self._clock.now() - self._settings.keep_gone
         for member in list(self.directory):
             if member.world.phase == "gone" and member.world.changed_at < oldest:
-                await self.let_go(member)
-                self._bench.outputs.forget(member.cluster_id)
-                self._bench.keys.forget(member.cluster_id)
-                self._journal.forget(member.cluster_id)
+                await self.forget(member)
         try:
             await self._journal.commit()
         except JournalError as error:  # the next time makes up for it

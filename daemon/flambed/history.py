@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -38,14 +37,3 @@ class History:
         for instance, was in moved(before, after):
             event, fields = stage_event(after, instance, was)
             yield to_line(event, at=entry.at, cluster=name, instance=instance.id, cause=entry.seq, fields=fields)
-
-
-async def first_of(events: Iterable[asyncio.Event]) -> None:
-    """Wait until one of these events is set."""
-    waits = [asyncio.create_task(event.wait(), name="change") for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)

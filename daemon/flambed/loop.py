@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flambed.actions import Action, Launch, Protection
-from flambed.errors import Reason, StepError
+from flambed.errors import ClusterError, Reason, StepError
 from flambed.journal import Entry, Journal, JournalError
 from flambed.observed.facts import ActionEnded, ActionFailed, ActionsBegan, Fact, Key, LaunchIntended
 from flambed.observed.fold import fold
@@ -144,6 +144,19 @@ class ClusterLoop:
         self._wake.clear()
         letters = list(self._letters)
         self._letters.clear()
+        try:
+            wake_at = await self._take_in(letters)
+        except BaseException as error:
+            for letter in letters:  # nobody waits for what will not come
+                if letter.taken is not None and not letter.taken.done():
+                    letter.taken.set_exception(ClusterError(f"a bug in flambed, told in its log: {error!r}"))
+            raise
+        for letter in letters:
+            if letter.taken is not None and not letter.taken.done():
+                letter.taken.set_result(None)
+        return wake_at
+
+    async def _take_in(self, letters: list[_Letter]) -> float | None:
         happened: list[Happened] = []
         for letter in letters:
             happened += self._fold(letter.fact, letter.cause)
@@ -155,9 +168,6 @@ class ClusterLoop:
             self._last_seq = happened[-1].entry.seq
             await self._commit(letters)
             self._outside.told(happened)
-        for letter in letters:
-            if letter.taken is not None and not letter.taken.done():
-                letter.taken.set_result(None)
         if decision.protection != self._table:
             self._table = decision.protection
             self._outside.protect(self._table, self.submit)

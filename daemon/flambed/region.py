@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from email.utils import parsedate_to_datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -25,6 +25,7 @@ from flambed.observed.facts import Fact, Image, InterruptionNotified, StateNotif
 from flambed.observed.inbox import Inbox
 from flambed.pacing import Pacer, Rank
 from flambed.sharing import Shared
+from flambed.tasks import end, supervise
 
 Identity = tuple[str, str]
 """A cluster, by creator and name."""
@@ -104,19 +105,21 @@ class Region:
             works["inbox"] = self.inbox.run
         works |= self.keeper.works()
         for name, work in works.items():
-            task = asyncio.create_task(supervise(name, work, self.emit), name=f"{self.name} {name}")
-            self._tasks.append(task)
+            task = supervise(work, partial(self._crashed, name))
+            self._tasks.append(asyncio.create_task(task, name=f"{self.name} {name}"))
         self.emit("region.opened", region=self.name, queue=self.inbox is not None)
 
     async def close(self) -> None:
         """End everything that `start` began, and what is still being fetched."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         self._tasks.clear()
         for shared in (self.images, self.parameters, self.types, self.offerings, self._accounts):
             await shared.close()
         self.pacer.close()
+
+    def _crashed(self, name: str, error: BaseException, pause: float) -> None:
+        said = f"{type(error).__name__}: {error}"
+        self.emit("step.crashed", step=name, pause=pause, error=said, traceback=error)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -256,33 +259,3 @@ class Region:
 def _action(method: str) -> str:
     """Return the call's name as AWS writes it: run_instances is RunInstances."""
     return "".join(word.capitalize() for word in method.split("_"))
-
-
-async def supervise(name: str, work: Callable[[], Awaitable[None]], emit: Emit) -> None:
-    """Run what should never end; if it crashes, say so and start it again, after a pause that grows with each crash.
-
-    A pause is a second at first and a minute at most; it begins anew after ten minutes without a crash.
-    """
-    loop = asyncio.get_running_loop()
-    pause = 1.0
-    while True:
-        began = loop.time()
-        task = asyncio.ensure_future(work())
-        try:
-            await asyncio.wait({task})
-        finally:
-            # We may be the one that is cancelled: what we started ends with us.
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        error = task.exception() if not task.cancelled() else asyncio.CancelledError("it was cancelled from inside")
-        pause = 1.0 if loop.time() - began > 600.0 else pause
-        emit(
-            "step.crashed",
-            step=name,
-            pause=pause,
-            error=f"{type(error).__name__}: {error}",
-            traceback="".join(traceback.format_exception(error)),
-        )
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, 60.0)

@@ -142,14 +142,14 @@ class Service:
     ) -> AsyncIterator[dict[str, Any]]:
         told = history.History(self._journal)
         while True:
-            changed = [m.changes() for m in self._directory]
+            changed = self._fleet.changes()
             async for cluster_id, event in told.read(member.cluster_id if member else None, since):
                 owner = next((m.world.owner for m in self._directory if m.cluster_id == cluster_id), access.ROOT)
                 if self._access.may_act(caller, owner):
                     yield event
             if not follow:
                 return
-            await history.first_of(changed)
+            await changed.wait()
 
     async def instances(self, caller: Caller, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
         """Return instances with their tags, hosts and alarm (S20, S21, S26)."""
@@ -161,8 +161,10 @@ class Service:
         found = [await survey.instances(region, creator=creator, host=host) for region in regions.values()]
         return [instance for some in found for instance in some]
 
-    async def doctor(self) -> list[dict[str, Any]]:
+    async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         """Check everything that the service needs."""
+        if not any(self._access.may_act(caller, m.world.owner) for m in self._directory):
+            self._access.check_admin(caller, "have the service examined")
         names = {self._fleet.default_region, *self._fleet.regions, *self._settings.events.queues}
         return await doctor.examine(
             self._settings, [await self._fleet.region(name) for name in sorted(names)], self._journal.path.parent
@@ -190,15 +192,16 @@ class Service:
             member = self._directory.get(wanted.identity)
             region = await self._fleet.region_of(wanted)
             self._admission.check_fits(caller, wanted, member, region)
+            past = member if member and self._admission.is_past(caller, member, region) else None
+            member = None if past else member
             cluster_id = member.cluster_id if member else secrets.token_hex(8)
             self._admission.check_key(wanted, cluster_id, key)
             look = await self._admission.look(caller, wanted, member, region)
             if key is not None:
                 await asyncio.to_thread(self._bench.keys.keep_login_key, cluster_id, key)
             pair = await asyncio.to_thread(self._bench.keys.host_key, cluster_id)
-            if member is not None and member.region is not region:  # it is gone, and comes back somewhere else
-                await self._fleet.let_go(member)
-                member = None
+            if past is not None:
+                await self._fleet.forget(past)
             if member is None:
                 member = await self._fleet.take_on(wanted.identity, cluster_id, World(), region)
             self._journal.claim(wanted.creator, caller.uid)

@@ -47,6 +47,7 @@ def summary(cluster_id: str, world: World, now: float, rules: Rules) -> dict[str
         "changed_at": rfc3339(world.changed_at),
         "factories": {"wanted": draft.desired.factories_num, "ready": _ready(living, Role.FACTORY)},
         "stages": {stage: count for stage, count in sorted(stages.items()) if count},
+        "strangers": list(world.strangers),
         "hold": {"until": rfc3339(hold.until), "why": hold.why, "by": hold.by} if hold else None,
     }
 

@@ -1,42 +1,43 @@
-"""Tasks with names and an owner: none is lost, none fails in silence."""
+"""Tasks that should never end: none is lost, none fails in silence."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+CALM = 600.0
+"""Seconds: after a crash, at most after a crash, and without one until the pauses begin anew."""
 
 
-class Tasks:
-    """The tasks of one owner. `close` cancels and awaits what is left.
+async def supervise(work: Callable[[], Awaitable[None]], crashed: Callable[[BaseException, float], None]) -> None:
+    """Run what should never end; if it crashes, tell, and start it again after a pause that grows with each crash.
 
     Args:
-        on_crash: is called with a task's name and its exception, where it ended with one: always a bug.
+        work: is called for each start.
+        crashed: is told the error, and the pause in seconds.
     """
+    loop = asyncio.get_running_loop()
+    pause = FIRST_PAUSE
+    while True:
+        began = loop.time()
+        task = asyncio.ensure_future(work())
+        try:
+            await asyncio.wait({task})
+        finally:
+            # We may be the one that is cancelled: what we started ends with us.
+            if not task.done():
+                await end(task)
+        error = asyncio.CancelledError("it was cancelled from inside") if task.cancelled() else task.exception()
+        pause = FIRST_PAUSE if loop.time() - began > CALM else pause
+        crashed(error or RuntimeError("it ended, and should not have"), pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
 
-    def __init__(self, on_crash: Callable[[str, BaseException], None]) -> None:
-        self._on_crash = on_crash
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` as a task of this owner's."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    async def close(self) -> None:
-        """Cancel everything and wait until it has ended."""
-        while self._tasks:
-            tasks = tuple(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_crash(task.get_name(), error)
+async def end(*tasks: asyncio.Future[None]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

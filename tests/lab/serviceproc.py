@@ -347,9 +347,7 @@ class Service:
                 if line.strip():
                     yield json.loads(line)
 
-    def until(
-        self, fits: Callable[[Document], bool], name: str = "c", *, within: float = ANSWERS_WITHIN
-    ) -> Document:
+    def until(self, fits: Callable[[Document], bool], name: str = "c", *, within: float = ANSWERS_WITHIN) -> Document:
         """The first status of a cluster that fits, waited for."""
         last: Document | None = None
         with suppress(TimeoutError):  # told below, with what there was instead

@@ -104,9 +104,9 @@ def test_a_cluster_of_flambes_is_adopted_with_all_that_it_has(flambe: Flambe, se
     learned = {line["instance"]: line["source"] for line in service.log("host.key_learned")}
     assert {host: learned.get(host) for host in ids.values()} == dict.fromkeys(ids.values(), "console")
     for name, instance in ids.items():
-        volumes = lab.boto("ec2").describe_volumes(
-            Filters=[{"Name": "attachment.instance-id", "Values": [instance]}]
-        )["Volumes"]
+        volumes = lab.boto("ec2").describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [instance]}])[
+            "Volumes"
+        ]
         for resource in (instance, *(volume["VolumeId"] for volume in volumes)):
             carried = tags(lab, resource)
             assert carried["cost-centre"] == "42", "no tag is removed"

@@ -50,7 +50,9 @@ def test_one_host_that_is_mute_and_one_whose_set_up_fails_leave_the_others_ready
         for instance in status["instances"]:
             host = lab.instance(instance["id"])["host"]
             assert host["files"]["/home/ubuntu/done"] == "all set\n"
-            assert [c["text"] for c in host["commands"]].count("echo preparing") <= 1, "it goes on, and begins not again"
+            assert [c["text"] for c in host["commands"]].count("echo preparing") <= 1, (
+                "it goes on, and begins not again"
+            )
         service.down()
 
 

@@ -41,7 +41,7 @@ def seconds(time: str) -> float:
 def opened(lab: LabProcess, status: dict[str, Any]) -> float:
     """When the last of a cluster's hosts opened its SSH port, UNIX seconds."""
     ids = {instance["id"] for instance in status["instances"]}
-    return max(i["ssh_since"] for i in lab.instances(hosts=False) if i["id"] in ids)
+    return max(float(i["ssh_since"]) for i in lab.instances(hosts=False) if i["id"] in ids)
 
 
 def lateness(lab: LabProcess, status: dict[str, Any]) -> float:

@@ -32,6 +32,7 @@ from flambed.observed.fold import fold
 from flambed.observed.instance import Instance, Stage
 from flambed.observed.world import World
 from flambed.plan import Decision, Rules, decide
+from flambed.policy import policy_of
 
 NOON = 1_800_000_000.0
 KEY = "ssh-ed25519 AAAAbootstrap"
@@ -233,8 +234,9 @@ class Story:
         """CloudWatch acknowledges the alarms of hosts that have a timeout."""
         assert self.world.desired is not None
         for subject in ids:
-            if self.world.desired.timeout_minutes(self.instance(subject).role) is not None:
-                self.happens(facts.AlarmArmed(at=self.now, instance=subject, digest="a"))
+            policy = policy_of(self.world.desired, self.instance(subject).role)
+            if policy.minutes is not None:
+                self.happens(facts.AlarmArmed(at=self.now, instance=subject, digest="a", policy=policy.digest))
 
 
 def see(subject: str, role: Role | None, state: str, **changes: Any) -> Seen:

@@ -112,7 +112,7 @@ def test_an_event_alone_ends_nobody() -> None:
 
 
 def test_nobody_is_gone_because_a_query_came_back_empty() -> None:
-    """A fresh id is unknown for minutes: it takes three looks and five minutes to believe that it is gone."""
+    """A fresh id is unknown for minutes: it takes three looks and ten minutes to believe that it is gone."""
     story = Story()
     launched(story)
     story.happens(facts.ClusterSurveyed(at=story.now, instances=(), began=story.now + 1))
@@ -121,7 +121,7 @@ def test_nobody_is_gone_because_a_query_came_back_empty() -> None:
     for _ in range(3):
         story.described(missing=["i-0", "i-o"])
         assert "gone" not in story.stages().values()
-        story.passes(100)
+        story.passes(200)
         assert story.decides() == ["describe i-0 i-o"]
     story.described(missing=["i-0", "i-o"])
     assert set(story.stages().values()) == {Stage.GONE}
@@ -279,7 +279,9 @@ def test_an_illegal_step_of_an_instance_is_an_error_with_its_story() -> None:
         instance.to(Stage.PENDING, story.now)
 
 
-@pytest.mark.parametrize("reason", [Reason.BAD_REQUEST, Reason.HOST_KEY_CHANGED, Reason.LOGIN_REFUSED, Reason.TIMED_OUT])
+@pytest.mark.parametrize(
+    "reason", [Reason.BAD_REQUEST, Reason.HOST_KEY_CHANGED, Reason.LOGIN_REFUSED, Reason.TIMED_OUT]
+)
 def test_what_waiting_does_not_mend_fails_the_host_at_once(reason: Reason) -> None:
     """It waits for a person, and the cluster does not converge for ever."""
     story = Story()

@@ -155,14 +155,14 @@ def test_a_changed_timeout_starts_the_clock_anew_under_the_same_alarm() -> None:
     since = story.instance("i-0").policy_since
     story.passes(600)
     story.happens(facts.AlarmLacking(at=story.now, instance="i-0", reason=Reason.GONE, code="x", message="deleted"))
-    story.happens(facts.AlarmArmed(at=story.now, instance="i-0", digest="a"))
+    story.happens(facts.AlarmArmed(at=story.now, instance="i-0", digest="a", policy="60min<0.5%"))
     assert story.instance("i-0").policy_since == since
     story.up(cluster(factories_num=1, factories_timeout=2))
     story.decides()
     assert story.protection["i-0"].minutes == 120
     assert story.protection["i-0"].seed
     story.happens(facts.PointsSeeded(at=story.now, instance="i-0", policy=story.protection["i-0"].policy))
-    story.happens(facts.AlarmArmed(at=story.now, instance="i-0", digest="b"))
+    story.happens(facts.AlarmArmed(at=story.now, instance="i-0", digest="b", policy="120min<0.5%"))
     assert story.instance("i-0").policy_since == story.now
 
 

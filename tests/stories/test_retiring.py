@@ -106,7 +106,7 @@ def test_an_instance_that_is_no_longer_known_counts_as_gone_only_after_looks() -
     for _ in range(3):
         story.described(missing=["i-o", "i-0"])
         assert story.world.phase == "stopping"
-        story.passes(120)
+        story.passes(200)
         assert story.decides() == ["terminate i-o i-0", "describe i-0 i-o"]
         story.ends("Terminate", reason=Reason.GONE)
     story.described(missing=["i-o", "i-0"])

@@ -157,7 +157,7 @@ class Control:
 
     async def _doctor(self, request: web.Request) -> web.StreamResponse:
         Query(request)
-        return answers.document(await self._service.doctor())
+        return answers.document(await self._service.doctor(await requests.caller(request)))
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
         Query(request)

@@ -80,7 +80,7 @@ class Service(Protocol):
     async def instances(self, caller: Caller, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
         """Return instances with their tags, hosts and alarm."""
 
-    async def doctor(self) -> list[dict[str, Any]]:
+    async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         """Check everything that the service needs."""
 
     def health(self) -> dict[str, Any]:

@@ -90,16 +90,17 @@ class Alarms:
     # --- putting and deleting ------------------------------------------------------------------------------------
 
     async def _put(self, guard: Guard) -> None:
-        digest = guard.digest
+        digest, policy = guard.digest, guard.wanted.policy  # another may be wanted when the answer comes
         await self._region.call(
             self._region.clients.cloudwatch.put_metric_alarm, rank=Rank.ARM, whose=guard.cluster, **guard.config
         )
         guard.settled()
-        self._armed(guard, digest)
+        self._armed(guard, digest, policy)
 
-    def _armed(self, guard: Guard, digest: str) -> None:
+    def _armed(self, guard: Guard, digest: str, policy: str) -> None:
         guard.armed, guard.lacking = digest, False
-        self._keeper.tell(guard, AlarmArmed(at=self._region.clock.now(), instance=guard.instance, digest=digest))
+        at = self._region.clock.now()
+        self._keeper.tell(guard, AlarmArmed(at=at, instance=guard.instance, digest=digest, policy=policy))
 
     async def _remove(self, guards: Sequence[Guard]) -> None:
         names = [protect.alarm_name(guard.instance) for guard in guards]
@@ -162,7 +163,7 @@ class Alarms:
         if found is not None and not wrong:
             if guard.armed is None and not guard.must_seed:
                 guard.recall = self._keeper.own_metric
-                self._armed(guard, guard.digest)
+                self._armed(guard, guard.digest, guard.wanted.policy)
             return
         if guard.armed == guard.digest:
             code, what = (

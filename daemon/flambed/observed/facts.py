@@ -326,6 +326,7 @@ class AlarmArmed(Fact):
 
     instance: str
     digest: str  # of the whole configuration
+    policy: str  # digest of the policy that it stands for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,12 @@ from flambed.observed.instance import Ending, Failure, Instance, Stage
 from flambed.observed.world import Hold, Intent, World
 
 CLOSING = frozenset({
-    Reason.NO_CAPACITY, Reason.QUOTA, Reason.NOT_PERMITTED, Reason.BAD_REQUEST, Reason.MISMATCH, Reason.GONE,
+    Reason.NO_CAPACITY, Reason.QUOTA, Reason.NOT_PERMITTED, Reason.BAD_REQUEST, Reason.GONE,
 })  # fmt: skip
-"""Answers to RunInstances that say for certain that it created nothing: its token is done with."""
+"""Answers to RunInstances that say for certain that this call created nothing."""
+
+ABOUT_THIS_CALL = frozenset({Reason.NOT_PERMITTED, Reason.BAD_REQUEST})
+"""Those among them that say nothing of an earlier call under the same token."""
 
 
 def fold(world: World, fact: Fact) -> World:
@@ -57,19 +60,21 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
         converged_at=None,
         specs=world.specs if same_machines else {},
         launch_failures={},
-        instances={i.id: i for i in map(_earlier, world.instances.values()) if i is not None},
+        instances={i.id: i for i in (_earlier(world, i) for i in world.instances.values()) if i is not None},
+        strangers=(),
         losses=0,
         failures={key: f for key, f in world.failures.items() if key.kind == "terminate"},
     )
 
 
-def _earlier(instance: Instance) -> Instance | None:
+def _earlier(world: World, instance: Instance) -> Instance | None:
     """Return what is left of an instance for a new `up`: of one that is gone only its alarm, while that is left."""
+    timed = world.desired is not None and world.desired.timeout_minutes(instance.role) is not None
+    possible = instance.alarm_left or (timed and not instance.alarm_removed)
     if instance.stage is not Stage.GONE:
-        return instance
-    if instance.alarm is None or instance.alarm_removed:
-        return None
-    return replace(instance, ended=Ending.ASKED)
+        # What is ending belongs to the past: this `up` replaces it.
+        return replace(instance, alarm_possible=possible, ended=Ending.ASKED if instance.ended else None)
+    return replace(instance, alarm_possible=True, ended=Ending.ASKED) if possible else None
 
 
 def _down_requested(world: World, fact: facts.DownRequested) -> World:
@@ -111,6 +116,9 @@ def _service_started(world: World, fact: facts.ServiceStarted) -> World:
         # Nobody listened to events meanwhile, and nobody tried to reach a host.
         reach_from = fact.at if instance.stage is Stage.RUNNING else instance.reach_from
         world = world.with_instance(replace(instance, doubted_at=fact.at, reach_from=reach_from))
+    for key in world.in_flight:
+        if key.kind == "launch":  # it may have been called, and its answer lost
+            world = _change_intent(world, key.subject, uncertain=True)
     return replace(world, in_flight={}) if world.in_flight else world
 
 
@@ -144,9 +152,19 @@ def _launch_failed(world: World, token: str, failure: Failure) -> World:
     before = world.launch_failures.get(intent.spec.role)
     counted = replace(failure, tries=before.tries + 1 if before else 1)
     world = replace(world, launch_failures={**world.launch_failures, intent.spec.role: counted})
-    if failure.reason not in CLOSING:
+    if failure.reason is Reason.TRANSIENT:
+        return _change_intent(world, token, uncertain=True)
+    if failure.reason is Reason.MISMATCH or (intent.uncertain and failure.reason in ABOUT_THIS_CALL):
+        # Refused now, but it, or an earlier call under its token, may have been accepted: looked up by tag (see `plan`).
+        return _change_intent(world, token, uncertain=True, refused_at=intent.refused_at or failure.at)
+    return _close(world, token) if failure.reason in CLOSING else world
+
+
+def _change_intent(world: World, token: str, **changes: Any) -> World:
+    intent = world.intents.get(token)
+    if intent is None or all(getattr(intent, name) == value for name, value in changes.items()):
         return world
-    return _close(world, token)
+    return replace(world, intents={**world.intents, token: replace(intent, **changes)})
 
 
 def _terminate_failed(world: World, subject: str, failure: Failure) -> World:
@@ -168,7 +186,14 @@ def _phase_changed(world: World, fact: facts.PhaseChanged) -> World:
     converged = world.converged_at
     if fact.phase == "ready" and converged is None:
         converged = fact.at
-    return replace(world, phase=fact.phase, reason=fact.reason, changed_at=fact.at, converged_at=converged)
+    return replace(
+        world,
+        phase=fact.phase,
+        reason=fact.reason,
+        changed_at=fact.at,
+        converged_at=converged,
+        converged_request=world.request if fact.phase == "ready" else world.converged_request,
+    )
 
 
 # --- launching ---------------------------------------------------------------------------------------------------
@@ -188,7 +213,7 @@ def _launch_answered(world: World, fact: facts.LaunchAnswered) -> World:
     intent = world.intents.get(fact.token)
     role = intent.spec.role if intent else None
     for seen in fact.instances:
-        world = sightings.observe(world, replace(seen, role=seen.role or role, token=fact.token), fact.at)
+        world = sightings.launched(world, replace(seen, role=seen.role or role, token=fact.token), fact.at)
     if intent is None:
         return world
     failures = world.launch_failures

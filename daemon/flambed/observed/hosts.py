@@ -9,7 +9,6 @@ from flambed.errors import Reason
 from flambed.observed import facts
 from flambed.observed.instance import Failure, Instance, Stage
 from flambed.observed.world import World
-from flambed.policy import policy_of
 
 PASSING = frozenset({Reason.CONNECTION_LOST, Reason.TRANSIENT})
 """Failures of set-up that are tried again by themselves; the others wait for a person."""
@@ -44,8 +43,12 @@ def command_started(world: World, fact: facts.CommandStarted) -> World:
     instance = world.instances.get(fact.instance)
     if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
         return world
+    # Set-up that goes on where it was keeps its protection off no longer than it would have.
+    setup_from = instance.setup_from if instance.stage is Stage.SETTING_UP else fact.at
     return world.with_instance(
-        replace(instance.to(Stage.SETTING_UP, fact.at), command=fact.number, attempt=fact.attempt)
+        replace(
+            instance.to(Stage.SETTING_UP, fact.at), command=fact.number, attempt=fact.attempt, setup_from=setup_from
+        )
     )
 
 
@@ -74,7 +77,7 @@ def setup_done(world: World, fact: facts.SetupDone) -> World:
 
 def setup_failed(world: World, subject: str, failure: Failure) -> World:
     instance = world.instances.get(subject)
-    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
+    if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
         return world
     if failure.reason in PASSING and failure.tries < MOST_TRIES:
         return world
@@ -98,9 +101,9 @@ def host_given_up(world: World, fact: facts.HostGivenUp) -> World:
 
 def alarm_armed(world: World, fact: facts.AlarmArmed) -> World:
     instance = world.instances.get(fact.instance)
-    if instance is None or world.desired is None:
+    if instance is None:
         return world
-    policy = policy_of(world.desired, instance.role).digest
+    policy = fact.policy
     since = fact.at if instance.policy != policy else instance.policy_since
     if instance.alarm == fact.digest and instance.policy == policy and instance.alarm_lacking is None:
         return world
@@ -109,6 +112,7 @@ def alarm_armed(world: World, fact: facts.AlarmArmed) -> World:
             instance,
             alarm=fact.digest,
             alarm_removed=False,
+            alarm_possible=True,
             alarm_lacking=None,
             policy=policy,
             policy_since=since,
@@ -126,7 +130,16 @@ def alarm_lacking(world: World, fact: facts.AlarmLacking) -> World:
 
 
 def alarm_removed(world: World, fact: facts.AlarmRemoved) -> World:
-    return _change(world, fact.instance, alarm=None, alarm_removed=True, alarm_lacking=None, policy=None, seeded=None)
+    return _change(
+        world,
+        fact.instance,
+        alarm=None,
+        alarm_removed=True,
+        alarm_possible=False,
+        alarm_lacking=None,
+        policy=None,
+        seeded=None,
+    )
 
 
 def points_seeded(world: World, fact: facts.PointsSeeded) -> World:

@@ -110,6 +110,7 @@ class Instance:
     request: int = 0  # the number of the `up` that launched it
     ending: bool = False  # we asked EC2 to terminate it
     ended: Ending | None = None
+    absent: bool = False  # believed gone because EC2 did not show it, not because EC2 said so
     tagged: str | None = None
 
     # the host
@@ -128,6 +129,7 @@ class Instance:
     # its protection
     alarm: str | None = None  # digest of the configuration that CloudWatch acknowledged
     alarm_removed: bool = False  # it is known that there is none
+    alarm_possible: bool = False  # a policy that asked for one applied to it before the present one
     alarm_lacking: Failure | None = None
     policy: str | None = None  # what the alarm stands for
     policy_since: float | None = None
@@ -155,6 +157,11 @@ class Instance:
             looks=0,
             story=(*self.story, (at, stage))[-STORY_LENGTH:],
         )
+
+    @property
+    def alarm_left(self) -> bool:
+        """Whether CloudWatch may still have an alarm of it."""
+        return not self.alarm_removed and (self.alarm is not None or self.alarm_possible)
 
     @property
     def alive(self) -> bool:

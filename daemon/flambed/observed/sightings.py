@@ -15,7 +15,7 @@ from flambed.observed.instance import Ending, Instance, Stage
 from flambed.observed.world import World
 
 GONE_AFTER_MISSES = 3
-GONE_AFTER_SECONDS = 300.0
+GONE_AFTER_SECONDS = 600.0
 """A fresh id may be unknown for up to about five minutes (EC2's eventual consistency)."""
 
 FRESH = 10.0
@@ -24,19 +24,38 @@ FRESH = 10.0
 IDLE_SLACK = 900.0
 """Seconds by which an alarm may act before the service's own reckoning of the end."""
 
+DYING = frozenset({"shutting-down", "terminated"})
+
 
 def cluster_surveyed(world: World, fact: facts.ClusterSurveyed) -> World:
+    """Fold a look by tag. Only the first one after an `up` adopts: what comes later by itself is a stranger's."""
+    first = world.found_at is None and fact.began >= world.requested_at - FRESH
+    strangers = []
     for seen in sorted(fact.instances, key=lambda s: (s.launched_at or 0.0, s.id)):
-        world = observe(world, seen, fact.at)
+        if seen.id in world.instances:
+            world = observe(world, seen, fact.at)
+        elif seen.state in DYING:
+            continue
+        elif seen.role is not None and (_ours(world, seen) or (first and world.may_adopt)):
+            world = _come(world, seen, fact.at)
+        elif not _ours(world, seen):
+            strangers.append(seen.id)
     present = {seen.id for seen in fact.instances}
     for instance in world.instances.values():
-        # tag filters lag behind, and what is younger than the look cannot be in it: only a doubt
+        # Tag filters lag behind, and what is younger than the look cannot be in it: only a doubt.
         absent = instance.id not in present and instance.launched_at < fact.began
         if absent and instance.stage is not Stage.GONE and instance.doubted_at is None:
             world = world.with_instance(replace(instance, doubted_at=fact.at))
-    if world.found_at is None and fact.began >= world.requested_at - FRESH:
-        world = replace(world, found_at=fact.began)
-    return world
+    if tuple(strangers) != world.strangers:
+        world = replace(world, strangers=tuple(strangers))
+    if first or (world.intents and fact.began > world.surveyed_at):
+        world = replace(world, surveyed_at=fact.began)
+    return replace(world, found_at=fact.began) if first else world
+
+
+def launched(world: World, seen: Seen, at: float) -> World:
+    """Fold one instance out of the answer to RunInstances, which may have ended already."""
+    return observe(world, seen, at) if seen.id in world.instances else _come(world, seen, at)
 
 
 def state_notified(world: World, fact: facts.StateNotified) -> World:
@@ -77,9 +96,8 @@ def instances_described(world: World, fact: facts.InstancesDescribed) -> World:
             doubted_at=None,
         )
         if instance.misses >= GONE_AFTER_MISSES and fact.at - since >= GONE_AFTER_SECONDS:
-            world = _ended(world, instance, fact.at)
-        else:
-            world = world.with_instance(instance)
+            instance = replace(instance.to(Stage.GONE, fact.at), state="terminated", absent=True, command=None)
+        world = _settle(world, instance, fact.at)
     return world
 
 
@@ -87,7 +105,8 @@ def termination_accepted(world: World, fact: facts.TerminationAccepted) -> World
     for subject in fact.instances:
         instance = world.instances.get(subject)
         if instance is not None and instance.stage is not Stage.GONE:
-            world = world.with_instance(replace(instance.to(Stage.STOPPING, fact.at), ending=True))
+            ended = instance.ended or Ending.ASKED
+            world = world.with_instance(replace(instance.to(Stage.STOPPING, fact.at), ending=True, ended=ended))
     return world
 
 
@@ -96,22 +115,27 @@ def start_accepted(world: World, fact: facts.StartAccepted) -> World:
         instance = world.instances.get(subject)
         if instance is not None and instance.stopped:
             world = world.with_instance(
-                replace(instance.to(Stage.PENDING, fact.at), state="pending", detailed=False, private_host=None)
+                replace(
+                    instance.to(Stage.PENDING, fact.at),
+                    state="pending",
+                    detailed=False,
+                    private_host=None,
+                    public_host=None,  # a started instance has another one
+                )
             )
     return world
 
 
 def observe(world: World, seen: Seen, at: float) -> World:
-    """Fold one description of an instance; one that is not known yet is taken in, if it is ours to take."""
+    """Fold one description of an instance that is known."""
     instance = world.instances.get(seen.id)
     if instance is None:
-        if seen.state == "terminated":
+        return world
+    if instance.stage is Stage.GONE:
+        if not instance.absent or seen.state in DYING:
             return world
-        instance = _taken_in(world, seen, at)
-        if instance is None:
-            if seen.id in world.strangers:
-                return world
-            return replace(world, strangers=(*world.strangers, seen.id))
+        # It was only believed gone. It bills, so it is one of ours again.
+        instance = _fresh(instance, at)
     looked = replace(
         instance,
         type=seen.type or instance.type,
@@ -128,11 +152,9 @@ def observe(world: World, seen: Seen, at: float) -> World:
         detailed=instance.detailed or (seen.state == "running" and bool(seen.private_host)),
     )
     moved = _moved(looked, seen.state, at)
-    if moved.stage is Stage.GONE and instance.stage is not Stage.GONE:
-        return _ended(world, replace(moved, stage=instance.stage), at)
     if replace(moved, looked_at=instance.looked_at, looks=instance.looks) == instance and not _waits(instance):
         return world
-    return world.with_instance(moved)
+    return _settle(world, moved, at)
 
 
 def _waits(instance: Instance) -> bool:
@@ -140,25 +162,46 @@ def _waits(instance: Instance) -> bool:
     return instance.stage in (Stage.REQUESTED, Stage.PENDING, Stage.STOPPING) or not instance.detailed
 
 
-def _taken_in(world: World, seen: Seen, at: float) -> Instance | None:
+def _ours(world: World, seen: Seen) -> bool:
+    return seen.token in world.intents or seen.tags.get("flambed:cluster") == world.cluster_id
+
+
+def _come(world: World, seen: Seen, at: float) -> World:
+    """Fold the first sight of an instance that belongs to the cluster."""
     if seen.role is None:
-        return None
+        return world
     intent = world.intents.get(seen.token or "")
-    ours = intent is not None or seen.tags.get("flambed:cluster") == world.cluster_id
-    if not ours and not world.may_adopt:
-        return None
-    return Instance(
+    ours = _ours(world, seen)
+    instance = Instance(
         id=seen.id,
         role=seen.role,
         index=_index(world, seen),
         type=seen.type,
         stage_at=at,
         story=((at, Stage.REQUESTED),),
-        state="pending",
         launched_at=seen.launched_at or at,
         adopted=not ours,
-        request=intent.request if intent else 0,
+        alarm_possible=not ours,
+        request=intent.request if intent else world.request,
         host_key=world.host_key if ours else None,
+    )
+    return observe(world.with_instance(instance), seen, at)
+
+
+def _fresh(instance: Instance, at: float) -> Instance:
+    """Return an instance as it was at first sight, with what is known of where it comes from."""
+    return Instance(
+        id=instance.id,
+        role=instance.role,
+        index=instance.index,
+        type=instance.type,
+        stage_at=at,
+        story=((at, Stage.REQUESTED),),
+        launched_at=instance.launched_at,
+        adopted=instance.adopted,
+        alarm_possible=True,
+        request=instance.request,
+        host_key=instance.host_key,
     )
 
 
@@ -182,15 +225,15 @@ def _moved(instance: Instance, state: str, at: float) -> Instance:
         case "pending" if stage is Stage.REQUESTED:
             return replace(instance.to(Stage.PENDING, at), state=state)
         case "pending" if instance.stopped and instance.state == "stopped":
-            return replace(instance.to(Stage.PENDING, at), state=state, detailed=False)
+            return replace(instance.to(Stage.PENDING, at), state=state, detailed=False, public_host=None)
         case "running" if stage in (Stage.REQUESTED, Stage.PENDING) or instance.stopped:
             return instance if instance.ending else _running(instance, at)
         case "shutting-down":
             return replace(instance if stage is Stage.GONE else instance.to(Stage.STOPPING, at), state=state)
         case "stopping" | "stopped" if stage is not Stage.GONE and not instance.ending:
-            return replace(instance.to(Stage.STOPPING, at), state=state)
+            return replace(instance.to(Stage.STOPPING, at), state=state, command=None)
         case "terminated" if stage is not Stage.GONE:
-            return replace(instance.to(Stage.GONE, at), state=state)
+            return replace(instance.to(Stage.GONE, at), state=state, command=None)
         case _:
             return instance
 
@@ -206,26 +249,28 @@ def _running(instance: Instance, at: float) -> Instance:
     )
 
 
-def _ended(world: World, instance: Instance, at: float) -> World:
-    """Fold the end of an instance, and say why it ended."""
-    if instance.ending:
-        ending = Ending.ASKED
-    elif _was_due(world, instance, at):
-        ending = Ending.IDLE
-    else:
-        ending = Ending.LOST
-    gone = replace(instance.to(Stage.GONE, at), state="terminated", ended=ending, command=None)
-    lost = ending is Ending.LOST and world.wanted and world.converged_at is None
-    world = replace(world.with_instance(gone), losses=world.losses + (1 if lost else 0))
+def _settle(world: World, instance: Instance, at: float) -> World:
+    """Put an instance into the world; where it is ending, say why, and count it where that is a loss."""
+    if instance.state in DYING and instance.ended is None:
+        ending = Ending.ASKED if instance.ending else Ending.IDLE if _was_due(world, instance, at) else Ending.LOST
+        instance = replace(instance, ended=ending)
+        if ending is Ending.LOST and world.wanted and world.converged_at is None:
+            world = replace(world, losses=world.losses + 1)
+    world = world.with_instance(instance)
+    if instance.stage is not Stage.GONE:
+        return world
     failures = {key: f for key, f in world.failures.items() if key.subject != instance.id}
     return replace(world, failures=failures) if len(failures) != len(world.failures) else world
 
 
 def _was_due(world: World, instance: Instance, at: float) -> bool:
+    """Whether an instance that ended unasked had been idle for its timeout, as far as is known."""
     minutes = world.desired.timeout_minutes(instance.role) if world.desired else None
-    if minutes is None or instance.alarm is None or instance.policy_since is None:
+    if minutes is None or instance.alarm is None or instance.policy_since is None or instance.ready_at is None:
         return False
-    if world.hold is not None and world.hold.until > at:
+    if (world.hold is not None and world.hold.until > at) or instance.busy:
         return False
-    base = max(instance.policy_since, instance.last_busy or 0.0, instance.ready_at or 0.0)
-    return at >= base + minutes * 60 - IDLE_SLACK
+    if instance.role is Role.ORCHESTRATOR and any(i.alive for i in world.of(Role.FACTORY)):
+        return False
+    base = max(instance.policy_since, instance.last_busy or 0.0, instance.ready_at)
+    return at >= base + minutes * 60 - min(IDLE_SLACK, minutes * 30)

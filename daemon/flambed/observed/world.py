@@ -22,6 +22,8 @@ class Intent:
     desired: Cluster  # as it was then: the same call needs the same parameters
     at: float
     request: int
+    uncertain: bool = False  # an answer was lost: it may have created instances
+    refused_at: float | None = None  # refused since, though it may have been accepted before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +49,10 @@ class World:
     shrink: bool = False
     request: int = 0  # counts the `up`s
     requested_at: float = 0.0
-    found_at: float | None = None  # when the last look by tag since that began
+    found_at: float | None = None  # when the first look by tag since that began
+    surveyed_at: float = 0.0  # when the last look by tag began
     converged_at: float | None = None  # first ready since that
+    converged_request: int = 0  # the number of the last `up` that became ready
     changed_at: float = 0.0  # when the phase last changed
 
     specs: Mapping[Role, LaunchSpec] = field(default_factory=dict)
@@ -56,7 +60,7 @@ class World:
     launches: int = 0  # counts the intents, for the tokens
     launch_failures: Mapping[Role, Failure] = field(default_factory=dict)
     instances: Mapping[str, Instance] = field(default_factory=dict)
-    strangers: tuple[str, ...] = ()  # carry our tags, and may not be adopted
+    strangers: tuple[str, ...] = ()  # carry our tags, and are not ours; as of the last look
     losses: int = 0  # instances that ended before the cluster was first ready
 
     in_flight: Mapping[Key, float] = field(default_factory=dict)

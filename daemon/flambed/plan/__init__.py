@@ -15,7 +15,7 @@ from flambed.observed.facts import PhaseChanged
 from flambed.observed.world import World
 from flambed.plan.draft import Decision, Draft, Rules
 from flambed.plan.hosts import attend, look
-from flambed.plan.launching import conflict, launch, retire, trouble
+from flambed.plan.launching import launch, retire, trouble
 from flambed.plan.phase import phase_of
 from flambed.plan.protecting import protect
 
@@ -41,8 +41,7 @@ def decide(desired: Cluster | None, world: World, now: float, rules: Rules) -> D
     else:
         retire(draft)
     look(draft)
-    if not world.wanted or conflict(draft) is None:
-        protect(draft)
+    protect(draft)
     phase, reason = phase_of(draft)
     if (phase, reason) != (world.phase, world.reason):
         draft.conclusions.append(PhaseChanged(at=now, phase=phase, reason=reason))

@@ -66,6 +66,7 @@ class Draft:
     rules: Rules
     now: float
     actions: list[Action] = field(default_factory=list)
+    asked: set[Key] = field(default_factory=set)
     conclusions: list[Fact] = field(default_factory=list)
     protection: dict[str, Protection] = field(default_factory=dict)
     wake_at: float = math.inf
@@ -123,8 +124,11 @@ class Draft:
     def want(self, action: Action) -> None:
         """Ask for an action, unless the like of it is under way or failed a moment ago."""
         ready_at = max((self._ready_at(key) for key in action.keys), default=self.now)
+        if self.asked.intersection(action.keys):
+            return
         if ready_at <= self.now:
             self.actions.append(action)
+            self.asked.update(action.keys)
         else:
             self.wake(ready_at)
 

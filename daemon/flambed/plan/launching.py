@@ -9,7 +9,7 @@ from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed.facts import Key, LaunchAbandoned
 from flambed.observed.instance import Ending, Failure, Instance, Stage
-from flambed.observed.world import World
+from flambed.observed.world import Intent, World
 from flambed.plan.draft import Draft, again_at
 
 ATTEMPTS = 3
@@ -17,6 +17,12 @@ ATTEMPTS = 3
 
 BATCH = 100
 """Instances that one RunInstances asks for at most, as AWS advises."""
+
+TOKEN_LIFETIME = 20 * 3600.0
+"""Seconds for which a client token surely stands; after that the same call may launch anew."""
+
+APPEARS_WITHIN = 300.0
+"""Seconds after which a look by tag shows whatever was launched before."""
 
 HOPELESS = frozenset({Reason.BAD_REQUEST, Reason.NOT_PERMITTED, Reason.QUOTA, Reason.MISMATCH})
 """Refusals of a launch that waiting does not mend."""
@@ -29,6 +35,8 @@ def launch(draft: Draft) -> None:
         draft.want(Find())
         return
     _replay(draft)
+    if conflict(draft) is not None:
+        return
     if trouble(draft) is not None:
         _roll_back(draft)
         return
@@ -36,7 +44,7 @@ def launch(draft: Draft) -> None:
     _shrink(draft)
     if world.converged_at is None and world.losses <= ATTEMPTS:
         _launch_missing(draft)
-    if world.launch_failures and draft.now < deadline(draft):
+    if world.converged_at is None and draft.now < deadline(draft):
         draft.wake(deadline(draft))
 
 
@@ -46,11 +54,16 @@ def retire(draft: Draft) -> None:
     _terminate(draft, [i for i in draft.world.instances.values() if i.stage is not Stage.GONE and not i.ending])
 
 
-def missing(world: World, draft: Draft, role: Role) -> int:
-    """Return how many instances of a role are neither alive nor being launched."""
-    alive = sum(1 for i in world.of(role) if i.alive)
-    asked = sum(intent.spec.count for intent in world.intents.values() if intent.spec.role is role)
-    return max(0, draft.desired.count_of(role) - alive - asked)
+def missing(draft: Draft, role: Role) -> int:
+    """Return how many instances of a role are neither alive nor being launched, nor ended by their idleness."""
+    asked = sum(intent.spec.count for intent in draft.world.intents.values() if intent.spec.role is role)
+    return max(0, lacking(draft, role) - asked)
+
+
+def lacking(draft: Draft, role: Role) -> int:
+    """Return how many instances of a role should be there and are not; those that ended by their idleness should not."""
+    idle = sum(1 for i in draft.world.instances.values() if i.role is role and i.ended is Ending.IDLE)
+    return max(0, draft.desired.count_of(role) - len(_alive(draft.world, role)) - idle)
 
 
 def enough(draft: Draft, role: Role) -> bool:
@@ -65,8 +78,13 @@ def deadline(draft: Draft) -> float:
 
 
 def conflict(draft: Draft) -> str | None:
-    """Return why what exists cannot be this cluster, so that none of it may be touched (S19); None where it can."""
+    """Return why what exists cannot be this cluster, so that none of it may be touched (S19); None where it can.
+
+    That is for an `up` to say. What comes up beside a cluster that is ready does it no harm.
+    """
     world, desired = draft.world, draft.desired
+    if world.converged_at is not None:
+        return None
     orchestrators = [i.id for i in world.of(Role.ORCHESTRATOR) if i.alive]
     if len(orchestrators) > 1:
         return (
@@ -106,7 +124,11 @@ def _role_failed(draft: Draft, role: Role) -> str | None:
     if failure is None:
         return None
     words = f"{role.value.lower()}: {failure.message} ({failure.code})"
-    if failure.reason in HOPELESS and not _alive(world, role) and not any(i.spec.role is role for i in world.intents.values()):
+    if (
+        failure.reason in HOPELESS
+        and not _alive(world, role)
+        and not any(i.spec.role is role for i in world.intents.values())
+    ):
         return words
     if draft.now >= deadline(draft):
         return f"{words}; given up after {draft.desired.launch.deadline:g} s (launch.deadline)"
@@ -131,23 +153,46 @@ def _last_loss(world: World) -> str:
 
 
 def _replay(draft: Draft) -> None:
-    """Call again what was written down and has no answer; what certainly created nothing is dropped once it is moot."""
-    world = draft.world
-    moot = not world.wanted or (world.found_at is not None and trouble(draft) is not None)
-    for token, intent in world.intents.items():
-        key = Key("launch", token)
-        failure = world.failures.get(key)
-        if moot and key not in world.in_flight and failure and failure.reason is Reason.THROTTLED:
-            draft.conclusions.append(
-                LaunchAbandoned(at=draft.now, token=token, why="the launch is not wanted any more")
-            )
+    """Call again what was written down and has no answer, until it is certain what became of it."""
+    for token, intent in draft.world.intents.items():
+        if (doubtful := _doubtful_since(draft, intent)) is not None:
+            _look_for(draft, token, doubtful)
+        elif _is_moot(draft, token):
+            draft.conclusions.append(LaunchAbandoned(at=draft.now, token=token, why="it is not wanted any more"))
         else:
             draft.want(Launch(token, intent.spec))
 
 
+def _doubtful_since(draft: Draft, intent: Intent) -> float | None:
+    """Return from when on a call tells nothing any more of what an earlier one under its token created."""
+    expired = intent.at + TOKEN_LIFETIME
+    return intent.refused_at or (expired if draft.now >= expired else None)
+
+
+def _look_for(draft: Draft, token: str, since: float) -> None:
+    """Look up by tag what a launch may have created; once that had time to appear, the launch is done with."""
+    world = draft.world
+    if world.surveyed_at >= since + APPEARS_WITHIN:
+        why = "its token tells nothing any more; what it created is found by its tags"
+        draft.conclusions.append(LaunchAbandoned(at=draft.now, token=token, why=why))
+    elif draft.now < since + APPEARS_WITHIN:
+        draft.wake(since + APPEARS_WITHIN)
+    else:
+        draft.want(Find())
+
+
+def _is_moot(draft: Draft, token: str) -> bool:
+    """Whether nobody wants this launch any more, and it has certainly created nothing: it was only ever throttled."""
+    world, key = draft.world, Key("launch", token)
+    failure = world.failures.get(key)
+    if key in world.in_flight or failure is None or failure.reason is not Reason.THROTTLED:
+        return False
+    return not world.intents[token].uncertain and (not world.wanted or trouble(draft) is not None)
+
+
 def _launch_missing(draft: Draft) -> None:
     world = draft.world
-    wanted = {role: missing(world, draft, role) for role in Role}
+    wanted = {role: missing(draft, role) for role in Role}
     needed = tuple(role for role, count in wanted.items() if count)
     if not needed:
         return
@@ -190,7 +235,7 @@ def _shrink(draft: Draft) -> None:
 def _roll_back(draft: Draft) -> None:
     """Terminate what this launch created; what existed before is left alone."""
     world = draft.world
-    created = [i for i in world.instances.values() if i.request == world.request and not i.adopted]
+    created = [i for i in world.instances.values() if i.request > world.converged_request and not i.adopted]
     _terminate(draft, [i for i in created if i.stage is not Stage.GONE and not i.ending])
 
 

@@ -6,7 +6,7 @@ from flambed.desired import Role
 from flambed.observed.facts import Key
 from flambed.observed.instance import UNDER_WAY, Ending, Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.plan.launching import enough, missing, trouble
+from flambed.plan.launching import HOPELESS, deadline, enough, lacking, missing, trouble
 
 
 def phase_of(draft: Draft) -> tuple[str, str | None]:
@@ -36,9 +36,9 @@ def phase_of(draft: Draft) -> tuple[str, str | None]:
 def _moving(draft: Draft) -> bool:
     """Whether something is under way that leads on without anybody's help."""
     world = draft.world
-    if world.found_at is None or world.intents:
+    if world.found_at is None or any(_first_asked(draft, intent.spec.role) for intent in world.intents.values()):
         return True
-    if any(i.stage in UNDER_WAY or (i.stopped and world.converged_at is None) for i in world.instances.values()):
+    if any(i.stage in UNDER_WAY or _will_start(draft, i) for i in world.instances.values()):
         return True
     if world.converged_at is None and _will_launch(draft):
         return True
@@ -50,11 +50,23 @@ def _moving(draft: Draft) -> bool:
 
 
 def _will_launch(draft: Draft) -> bool:
-    """Whether instances are missing that nothing has yet spoken against, or without which the launch is rolled back."""
-    return any(
-        missing(draft.world, draft, role) and (role not in draft.world.launch_failures or not enough(draft, role))
-        for role in Role
-    )
+    return any(missing(draft, role) and _first_asked(draft, role) for role in Role)
+
+
+def _first_asked(draft: Draft, role: Role) -> bool:
+    """Whether a launch of this role decides what becomes of the cluster.
+
+    One that only completes it, after a first answer said that there is not enough, goes on beside a degraded one (S31).
+    """
+    return role not in draft.world.launch_failures or not enough(draft, role)
+
+
+def _will_start(draft: Draft, instance: Instance) -> bool:
+    """Whether a stopped instance is going to be started by this `up`."""
+    if not instance.stopped or draft.world.converged_at is not None:
+        return False
+    failure = draft.world.failures.get(Key("start", instance.id))
+    return failure is None or (failure.reason not in HOPELESS and draft.now < deadline(draft))
 
 
 def _cannot_tell(draft: Draft, instance: Instance) -> bool:
@@ -75,9 +87,8 @@ def _problems(draft: Draft) -> list[str]:
     world, desired = draft.world, draft.desired
     found = []
     for role in Role:
-        short = missing(world, draft, role)
-        ended = [i for i in world.instances.values() if i.role is role and i.ended is Ending.IDLE]
-        if short > len(ended) or (role is Role.ORCHESTRATOR and short):
+        short = lacking(draft, role)
+        if short:
             failure = world.launch_failures.get(role)
             lost = [i for i in world.instances.values() if i.role is role and i.ended is Ending.LOST]
             why = failure.message if failure else (lost[-1].why if lost and lost[-1].why else "ended from outside")
@@ -87,9 +98,11 @@ def _problems(draft: Draft) -> list[str]:
         if instance.stage is Stage.FAILED and instance.failure is not None:
             name = desired.instance_name(instance.role, instance.index)
             found.append(f"{name}: {instance.failure.message}; mend it and run `flambectl retry {desired.name}`")
-        elif instance.stopped and world.converged_at is not None:
+        elif instance.stopped:
             name = desired.instance_name(instance.role, instance.index)
-            found.append(f"{name} was stopped from outside; `flambectl up` starts it")
+            failure = world.failures.get(Key("start", instance.id))
+            why = f"cannot be started: {failure.message}" if failure else "was stopped from outside"
+            found.append(f"{name} {why}; `flambectl up` starts it")
         elif instance.stage is Stage.READY and (failure := world.failures.get(Key("inform", instance.id))):
             name = desired.instance_name(instance.role, instance.index)
             found.append(f"{name} does not know who belongs to the cluster: {failure.message}")

@@ -8,10 +8,14 @@ from flambed.actions import Protection
 from flambed.desired import Role
 from flambed.observed.instance import Instance, Stage
 from flambed.plan.draft import Draft
+from flambed.plan.launching import conflict
 from flambed.policy import LONGEST_WINDOW, IdlePolicy
 
 EXPERIMENT_MAY_BEGIN = 30 * 60.0
 """Seconds after ready that a host with timeout 0 waits for the experiment to begin."""
+
+ARMED_WITHIN = 240.0
+"""Seconds after `running` within which an alarm cannot see idleness enough to fire, whatever the timeout (5 min at least)."""
 
 _UP = frozenset({Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY, Stage.FAILED})
 
@@ -40,9 +44,11 @@ def votes(draft: Draft, instance: Instance) -> dict[str, float]:
     if policy.minutes is None:
         return {}
     found: dict[str, float] = {}
+    longest = draft.rules.reach_deadline + draft.desired.setup.timeout * len(draft.desired.setup_cmds)
     if instance.stage in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
-        longest = draft.rules.reach_deadline + draft.desired.setup.timeout * len(draft.desired.setup_cmds)
         found["setup"] = (instance.setup_from or instance.stage_at) + longest
+    elif instance.stage is Stage.READY and instance.setup_done != draft.setup:
+        found["setup"] = world.requested_at + longest
     if instance.role is Role.ORCHESTRATOR and any(i.alive for i in world.of(Role.FACTORY)):
         found["factories"] = math.inf
     if world.hold is not None:
@@ -74,10 +80,13 @@ def _timeout_is_zero(draft: Draft, instance: Instance) -> bool:
 
 
 def _concerns_keeper(draft: Draft, instance: Instance) -> bool:
-    """Whether there is an alarm to put or to remove: one that we launched to live for ever never had one."""
-    if draft.policies[instance.role].minutes is not None or instance.alarm is not None:
-        return True
-    return instance.adopted and not instance.alarm_removed
+    """Whether there is an alarm to put or to remove: one that we launched to live for ever never had one.
+
+    Nothing is done to what may not even be this cluster's.
+    """
+    if instance.adopted and instance.alarm is None and conflict(draft) is not None:
+        return False
+    return draft.policies[instance.role].minutes is not None or instance.alarm_left
 
 
 def _wanted(draft: Draft, instance: Instance) -> Protection:
@@ -91,20 +100,20 @@ def _wanted(draft: Draft, instance: Instance) -> Protection:
         minutes=policy.minutes,
         threshold=policy.threshold,
         vote_until=until,
-        seed=_must_seed(instance, policy),
+        seed=_must_seed(draft, instance, policy),
         policy=policy.digest,
     )
 
 
-def _must_seed(instance: Instance, policy: IdlePolicy) -> bool:
+def _must_seed(draft: Draft, instance: Instance, policy: IdlePolicy) -> bool:
     """Whether the host may have idled before this policy began, so that its alarm would fire at once (S37)."""
     if policy.minutes is None or policy.digest in (instance.seeded, instance.policy):
         return False
-    return instance.adopted or instance.policy is not None
+    if instance.adopted or instance.policy is not None or instance.ready_at is not None:
+        return True
+    return draft.now - (instance.running_at or draft.now) > ARMED_WITHIN
 
 
 def _may_have_alarm(draft: Draft, instance: Instance) -> bool:
-    if instance.alarm_removed:
-        return False
     timed = draft.policies[instance.role].minutes is not None
-    return instance.alarm is not None or instance.adopted or timed
+    return instance.alarm_left or (timed and not instance.alarm_removed)

@@ -36,6 +36,10 @@ _PAUSES: Final = (
     8.0,
     16.0,
 )  # seconds before a dropped link is made anew, or a cut-off command run again
+_RUNNER_SAYS: Final = {
+    120: "it cannot be stored in ~/.flambed/setup: is the disk full, or the home folder not writable?",
+    _NO_EXIT_CODE: "it left no exit code: it was killed, the disk is full, or flock is missing",
+}
 _SHORT: Final = 30.0  # seconds, for what takes a moment on any host that lives
 
 T = TypeVar("T")
@@ -204,10 +208,11 @@ async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
 
 async def _describe(link: _Link, instance: str, description: str) -> None:
     size = str(len(_encoded(description)))
-    code, _, stderr = await _insist(lambda: link.run(INFORM, size, stdin=description, timeout=_SHORT))
+    code, _, _ = await _insist(lambda: link.run(INFORM, size, stdin=description, timeout=_SHORT))
     if code != 0:
+        why = "is its disk full, or the home folder not writable?"
         raise SetupError(
-            Reason.COMMAND_FAILED, f"exit {code}", f"{instance} did not take the description of its cluster: {stderr}"
+            Reason.COMMAND_FAILED, f"exit {code}", f"~/.flambed/cluster.json cannot be written on {instance}: {why}"
         )
 
 
@@ -216,7 +221,9 @@ async def _run(link: _Link, work: SetupWork, number: int, outputs: Outputs) -> O
     key = command_key(work.commands, number, work.attempt)
     give_up_at = asyncio.get_running_loop().time() + work.timeout
     try:
-        code, text, dropped = await _insist(lambda: _attach(link, work, number, key, give_up_at))
+        code, text, dropped = await _insist(
+            lambda: _attach(link, work, number, key=key, give_up_at=give_up_at, outputs=outputs)
+        )
     except SshError as error:
         if error.reason is not Reason.TIMED_OUT:
             raise SshError(error.reason, error.code, f"{_named(work, number)}: {error.message}") from error
@@ -226,7 +233,9 @@ async def _run(link: _Link, work: SetupWork, number: int, outputs: Outputs) -> O
     return await _keep(outputs, work, number, code=code, text=text, dropped=dropped)
 
 
-async def _attach(link: _Link, work: SetupWork, number: int, key: str, give_up_at: float) -> tuple[int, str, int]:
+async def _attach(
+    link: _Link, work: SetupWork, number: int, *, key: str, give_up_at: float, outputs: Outputs
+) -> tuple[int, str, int]:
     """(exit code, end of the output, bytes before that end) of a command, started if it neither runs nor ran."""
     command = work.commands[number]
     left = give_up_at - asyncio.get_running_loop().time()
@@ -236,7 +245,9 @@ async def _attach(link: _Link, work: SetupWork, number: int, key: str, give_up_a
     if code == 0 and report:
         return int(report[1]), stdout[report.end() :], max(int(report[2]) - _REPORTED, 0)
     cut_off = code == _NO_EXIT_CODE or code > 128  # 128 + signal: the host goes down
-    why = stderr.strip() or f"its runner ended with {code} and no word"
+    if stderr.strip():  # a login shell may print anything there, so it is for the owner's eyes
+        await _keep(outputs, work, number, code=None, text=stderr, dropped=0)
+    why = _RUNNER_SAYS.get(code, f"its runner ended with {code}")
     raise (_CutOffError if cut_off else SetupError)(
         Reason.COMMAND_FAILED, f"runner {code}", f"{_named(work, number)} could not be run: {why}", number=number
     )

@@ -1,0 +1,394 @@
+"""Stories of mishaps: what a reviewer, an operator or a bad day came up with, each once and for all."""
+
+from __future__ import annotations
+
+import pytest
+
+from flambed.actions import Launch, SetUp
+from flambed.desired import Cluster, Role
+from flambed.errors import Reason
+from flambed.observed import facts
+from flambed.observed.facts import Key, Seen
+from flambed.observed.instance import Ending, Stage
+from tests.stories.story import Story, cluster, see
+
+HOUR = 3600.0
+
+
+def surveyed(story: Story, *seen: Seen) -> None:
+    """The region's slow look ends."""
+    story.happens(facts.ClusterSurveyed(at=story.now, instances=seen, began=story.now))
+
+
+def everyone(story: Story) -> list[Seen]:
+    """Return all instances that are not gone, running."""
+    return [see(i.id, i.role, "running") for i in story.world.instances.values() if i.stage is not Stage.GONE]
+
+
+def asked_for(story: Story, wanted: Cluster | None = None) -> None:
+    """Bring a cluster to the point where RunInstances was called for both roles."""
+    story.up(wanted)
+    story.decides()
+    story.finds()
+    story.decides()
+    story.prepares()
+    story.decides()
+
+
+def half_ready(story: Story, wanted: Cluster) -> None:
+    """Bring a cluster to `degraded`: the set-up of i-0 failed, the others are ready."""
+    asked_for(story, wanted)
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, *(f"i-{number}" for number in range(wanted.factories_num)))
+    story.runs(*story.world.instances)
+    story.decides()
+    story.described(*everyone(story))
+    story.arms(*story.world.instances)
+    story.decides()
+    story.tags()
+    story.sets_up(*(i for i in story.world.instances if i != "i-0"))
+    story.ends("SetUp", reason=Reason.COMMAND_FAILED)
+    story.decides()
+    assert story.world.phase == "degraded"
+
+
+# --- strangers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.seed("S19")
+@pytest.mark.parametrize("may_adopt", [True, False])
+@pytest.mark.parametrize("role", [Role.ORCHESTRATOR, Role.FACTORY, None])
+def test_what_comes_up_beside_a_ready_cluster_does_it_no_harm(role: Role | None, may_adopt: bool) -> None:
+    """Somebody launches a machine with our tags: nothing of ours ends, and the machine is not touched either."""
+    story = Story(may_adopt=may_adopt)
+    story.becomes_ready(cluster(factories_timeout=1))
+    surveyed(story, *everyone(story), see("i-x", role, "running"))
+    assert story.decides() == []
+    assert story.world.phase == "ready"
+    assert story.world.strangers == ("i-x",)
+    assert set(story.protection) == {"i-0", "i-1"}
+
+
+@pytest.mark.seed("S19")
+def test_a_stranger_that_is_gone_is_in_nobodys_way() -> None:
+    """The user follows our advice, terminates it and runs `up` again."""
+    story = Story()
+    story.up()
+    story.decides()
+    story.finds(see("i-x", Role.FACTORY, "running"))
+    story.decides()
+    assert story.world.phase == "failed"
+    story.up()
+    story.decides()
+    story.finds(see("i-x", Role.FACTORY, "shutting-down"))
+    assert story.decides() == ["prepare Orchestrator Factory"]
+    assert story.world.phase == "converging"
+
+
+# --- ends that are not losses, and losses that are no ends ---------------------------------------------------------
+
+
+def test_what_ended_by_idleness_is_not_launched_again_by_a_cluster_that_was_never_ready() -> None:
+    """One host's set-up failed; the others idle away one by one, and nothing is launched in their place."""
+    story = Story()
+    half_ready(story, cluster(factories_num=3, factories_timeout=1))
+    for subject in ("i-1", "i-2"):
+        story.passes(5 * HOUR)
+        story.happens(facts.InstancesDescribed(at=story.now, instances=(see(subject, Role.FACTORY, "terminated"),)))
+        assert [line for line in story.decides() if line.startswith("launch")] == []
+        assert story.instance(subject).ended is Ending.IDLE
+
+
+def test_a_host_that_dies_while_it_boots_is_a_loss_whatever_its_timeout() -> None:
+    """With a timeout of 0 too: three are replaced, not one after the other for ever."""
+    story = Story()
+    asked_for(story, cluster(factories_num=1, factories_timeout=0))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    launches = 0
+    for number in range(8):
+        if not any(isinstance(a, Launch) for a in story.running):
+            break
+        launches += 1
+        story.launches(Role.FACTORY, f"i-{number}")
+        story.runs(f"i-{number}")
+        story.decides()
+        story.arms(f"i-{number}")
+        story.happens(
+            facts.InstancesDescribed(at=story.now, instances=(see(f"i-{number}", Role.FACTORY, "terminated"),))
+        )
+        assert story.instance(f"i-{number}").ended is Ending.LOST
+        story.decides()
+    assert launches == 4
+    assert story.world.phase == "failed"
+
+
+def test_an_idle_end_is_told_as_such_from_its_beginning() -> None:
+    """While EC2 shuts the machine down nothing is said to be degraded."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=1))
+    story.passes(2 * HOUR)
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "shutting-down"),)))
+    story.decides()
+    story.informs()
+    story.decides()
+    assert (story.world.phase, story.world.reason) == ("ready", "idle_ended")
+
+
+# --- protection --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.seed("S37")
+def test_a_host_that_lived_without_a_timeout_is_seeded_when_it_gets_one() -> None:
+    """Its CPU may have idled for hours: the new alarm would fire at once."""
+    story = Story()
+    story.becomes_ready()
+    story.passes(5 * HOUR)
+    story.up(cluster(factories_timeout=1))
+    story.decides()
+    assert story.protection["i-0"].seed
+
+
+@pytest.mark.seed("S37")
+def test_a_host_that_booted_while_the_service_was_away_is_seeded() -> None:
+    """Hours of idleness passed before its first alarm."""
+    story = Story()
+    asked_for(story, cluster(factories_num=1, factories_timeout=1))
+    story.launches(Role.FACTORY, "i-0")
+    story.runs("i-0")
+    story.passes(8 * HOUR)
+    story.happens(facts.ServiceStarted(at=story.now))
+    story.decides()
+    assert story.protection["i-0"].seed
+
+
+@pytest.mark.seed("S34")
+def test_an_alarm_of_which_nothing_is_known_is_removed_when_the_timeout_becomes_never() -> None:
+    """A put may have been under way: the host stays in the table until CloudWatch has confirmed that there is none."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=1))
+    story.happens(
+        facts.AlarmLacking(at=story.now, instance="i-0", reason=Reason.GONE, code="Changed", message="changed")
+    )
+    story.up(cluster(factories_num=1, factories_timeout=-1))
+    story.decides()
+    assert story.protection["i-0"].minutes is None
+    story.happens(facts.AlarmRemoved(at=story.now, instance="i-0"))
+    story.decides()
+    assert "i-0" not in story.protection
+
+
+@pytest.mark.seed("S34")
+def test_an_acknowledgement_of_the_old_alarm_is_not_credited_to_the_new_policy() -> None:
+    """It came late; the new policy is seeded all the same."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=24))
+    story.up(cluster(factories_num=1, factories_timeout=1))
+    story.decides()
+    story.happens(facts.AlarmArmed(at=story.now, instance="i-0", digest="a", policy="1440min<0.5%"))
+    story.decides()
+    assert story.protection["i-0"].seed
+
+
+def test_new_commands_on_a_ready_host_are_a_vote() -> None:
+    """It idled for ten hours; what it does now is not idleness."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=24))
+    story.passes(10 * HOUR)
+    story.up(cluster(factories_num=1, factories_timeout=24, setup_cmds=("prepare", "more")))
+    story.decides()
+    assert (story.protection["i-0"].vote_until or 0.0) > story.now
+    story.happens(
+        facts.CommandStarted(at=story.now, instance="i-0", number=0, attempt=0),
+    )
+    story.decides()
+    assert (story.protection["i-0"].vote_until or 0.0) > story.now
+
+
+# --- what was believed gone, and what may exist ----------------------------------------------------------------------
+
+
+def test_an_instance_that_was_only_believed_gone_is_taken_back_and_given_back() -> None:
+    """EC2 did not show it for ten minutes, and then did: it bills, so `down` ends it."""
+    story = Story()
+    asked_for(story, cluster(factories_num=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, "i-0")
+    story.happens(facts.StateNotified(at=story.now, instance="i-0", state="stopping"))
+    for _ in range(4):
+        story.happens(facts.InstancesDescribed(at=story.now, instances=(), missing=("i-0",)))
+        story.passes(250)
+    assert story.stages()["i-0"] is Stage.GONE
+    surveyed(story, see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running"))
+    assert story.stages()["i-0"] is Stage.RUNNING
+    story.happens(facts.DownRequested(at=story.now, by=1))
+    assert any(line.startswith("terminate") and "i-0" in line for line in story.decides())
+
+
+def test_what_ec2_said_is_terminated_never_comes_back() -> None:
+    """A lagging answer does not raise the dead."""
+    story = Story()
+    story.becomes_ready()
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    surveyed(story, *everyone(story), see("i-0", Role.FACTORY, "running"))
+    assert story.stages()["i-0"] is Stage.GONE
+
+
+@pytest.mark.parametrize("then", [Reason.THROTTLED, Reason.NOT_PERMITTED, Reason.BAD_REQUEST, Reason.MISMATCH])
+def test_a_launch_whose_answer_was_lost_is_not_dropped_because_a_later_call_was_refused(then: Reason) -> None:
+    """It may have created machines: `down` is not done before it is certain what became of it."""
+    story = Story()
+    asked_for(story)
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.TRANSIENT)
+    story.passes(2)
+    assert story.decides() == ["launch 2 Factory (c1-1-1)"]
+    story.ends("Launch", reason=then)
+    story.happens(facts.DownRequested(at=story.now, by=1))
+    assert story.decides() == ["terminate i-o"]
+    story.ends("Terminate", facts.TerminationAccepted(at=story.now, instances=("i-o",)))
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-o", Role.ORCHESTRATOR, "terminated"),)))
+    story.decides()
+    assert story.world.phase == "stopping"
+    if then is Reason.THROTTLED:
+        story.passes(5)
+        assert story.decides() == ["launch 2 Factory (c1-1-1)"]
+        return
+    story.passes(301)
+    assert story.decides() == ["find"]
+    tags = {"flambed:cluster": "c1"}
+    story.finds(*(see(i, Role.FACTORY, "running", tags=tags) for i in ("i-0", "i-1")))
+    assert story.decides() == ["terminate i-0 i-1"]
+    assert story.world.intents == {}
+
+
+def test_a_launch_under_way_at_a_crash_is_not_dropped_as_throttled() -> None:
+    """The first call was throttled, the second one may have been accepted."""
+    story = Story()
+    asked_for(story)
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.THROTTLED)
+    story.passes(5)
+    story.decides()
+    story.running.clear()
+    story.happens(facts.ServiceStarted(at=story.now), facts.DownRequested(at=story.now, by=1))
+    story.passes(60)
+    assert "launch 2 Factory (c1-1-1)" in story.decides()
+
+
+def test_a_token_that_has_expired_is_not_used_again() -> None:
+    """After a day the same call would launch anew: what it made is looked up by tag instead."""
+    story = Story()
+    asked_for(story, cluster(factories_num=1))
+    story.running.clear()
+    story.passes(30 * HOUR)
+    story.happens(facts.ServiceStarted(at=story.now))
+    assert story.decides() == ["find"]
+    tags = {"flambed:cluster": "c1"}
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running", tags=tags), see("i-0", Role.FACTORY, "running", tags=tags))
+    assert [line for line in story.decides() if line.startswith("launch")] == []
+    assert story.world.intents == {}
+
+
+@pytest.mark.seed("S31")
+def test_a_second_up_does_not_spare_the_first_ones_machines_a_roll_back() -> None:
+    """Nothing was ready in between: all that was launched for this cluster goes."""
+    story = Story()
+    asked_for(story)
+    story.launches(Role.FACTORY, "i-0", "i-1")
+    story.ends("Launch", reason=Reason.NO_CAPACITY)
+    story.decides()
+    story.up()
+    story.decides()
+    story.finds(*(see(i, Role.FACTORY, "running", tags={"flambed:cluster": "c1"}) for i in ("i-0", "i-1")))
+    story.decides()
+    story.ends("Launch", reason=Reason.QUOTA)
+    assert "terminate i-0 i-1" in story.decides()
+
+
+# --- phases ------------------------------------------------------------------------------------------------------
+
+
+def test_a_ready_host_that_cannot_be_reached_for_new_commands_is_failed() -> None:
+    """`up` ends, with the reason."""
+    story = Story()
+    story.becomes_ready()
+    story.up(cluster(setup_cmds=("prepare", "more")))
+    story.decides()
+    story.finds(*everyone(story))
+    for action in [a for a in story.running if isinstance(a, SetUp)]:
+        story.ends_one(action, reason=Reason.UNREACHABLE, say="no answer")
+    story.decides()
+    assert story.world.phase == "degraded"
+    assert "no answer" in (story.world.reason or "")
+
+
+@pytest.mark.parametrize("reason", [Reason.NOT_PERMITTED, Reason.NO_CAPACITY])
+def test_a_stopped_instance_that_cannot_be_started_leaves_a_degraded_cluster(reason: Reason) -> None:
+    """At once where waiting does not help, at the deadline where it might have."""
+    story = Story(may_adopt=True)
+    story.up(cluster(factories_num=1))
+    story.decides()
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "stopped"))
+    story.decides()
+    story.happens(facts.HostKeyLearned(at=story.now, instance="i-o", public_key="ssh-ed25519 AAAA", source="console"))
+    story.decides()
+    story.sets_up("i-o")
+    story.ends("Start", reason=reason, say="cannot start")
+    for _ in range(40):
+        story.passes(60)
+        if "start i-0" in story.decides():
+            story.ends("Start", reason=reason, say="cannot start")
+        story.tags()
+        story.informs()
+    story.decides()
+    assert story.world.phase == "degraded"
+    assert "x_factory_0 cannot be started: cannot start" in (story.world.reason or "")
+
+
+def test_a_cluster_that_lacks_some_factories_stays_degraded_while_it_asks_again() -> None:
+    """It does not flap between two phases."""
+    story = Story()
+    asked_for(story)
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, "i-0")
+    story.runs("i-o", "i-0")
+    story.decides()
+    story.described(*everyone(story))
+    story.decides()
+    story.tags()
+    story.sets_up("i-o", "i-0")
+    story.decides()
+    phases = []
+    for _ in range(20):
+        story.passes(20)
+        if any(line.startswith("launch") for line in story.decides()):
+            phases.append(story.world.phase)
+            story.ends("Launch", reason=Reason.NO_CAPACITY)
+            story.decides()
+        phases.append(story.world.phase)
+    assert set(phases) == {"degraded"}
+
+
+@pytest.mark.seed("S25")
+def test_a_started_instance_is_connected_to_at_its_new_public_address() -> None:
+    """The old one may be somebody else's by now."""
+    story = Story()
+    story.becomes_ready()
+    story.happens(
+        facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "stopped", public_host="3.3.3.3"),))
+    )
+    story.happens(facts.StartAccepted(at=story.now, instances=("i-0",)))
+    assert story.instance("i-0").public_host is None
+
+
+def test_a_fresh_id_that_terminate_does_not_know_is_asked_to_terminate_again() -> None:
+    """Not found is not gone: EC2 may not know it everywhere yet."""
+    story = Story()
+    asked_for(story, cluster(factories_num=1))
+    story.launches(Role.FACTORY, "i-0")
+    story.happens(facts.DownRequested(at=story.now, by=1))
+    story.decides()
+    story.ends("Terminate", reason=Reason.GONE)
+    story.passes(31)
+    assert any(line == "terminate i-0" for line in story.decides())
+    assert Key("terminate", "i-0") in story.world.in_flight
