@@ -66,7 +66,8 @@ def test_the_service_imports_what_it_declares_and_moto_is_the_labs_alone() -> No
     }
     assert lacking({module: files for module, files in outside_the_lab.items() if files}, service) == {}
 
-    lab = service | declared(PROJECT["project"]["optional-dependencies"]["lab"]) | {"werkzeug"}  # of flask
+    lab = service | declared(PROJECT["project"]["optional-dependencies"]["lab"])
+    lab |= {"werkzeug", "cryptography"}  # of flask, of asyncssh
     assert lacking(imported(daemon), lab) == {}
     assert lacking(imported(ROOT / "tests"), lab | declared(PROJECT["dependency-groups"]["dev"])) == {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flambed.steps.setup import INFORM, RUNNER
+from tests.parts import real_part
 from tests.sshserver import Gate, end_processes, eventually, kill_runner, processes_of
 
 KEY = "k" * 64
@@ -26,9 +26,7 @@ class Machine:
         self.home.mkdir()
         programs = folder / "bin"
         programs.mkdir()
-        binary = shutil.which(shell)
-        assert binary, f"{shell} is not installed: these tests need dash, bash, busybox and util-linux"
-        (programs / "sh").symlink_to(binary)
+        (programs / "sh").symlink_to(real_part(shell, shell))
         self._sh = str(programs / "sh")
         self.started: list[subprocess.Popen[bytes]] = []
         self._env = {"HOME": str(self.home), "PATH": f"{programs}:{os.environ['PATH']}"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from flambed import app, settings
 from flambed.cli.client import find_socket
+from tests.parts import real_part
 
 UNIT = Path(__file__).parent.parent / "systemd" / "flambed.service"
 
@@ -21,8 +21,7 @@ HIGHEST_EXPOSURE = 20
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run systemd-analyze."""
-    program = shutil.which("systemd-analyze")
-    assert program, "systemd-analyze is not installed: these tests need it (Debian: the package systemd)"
+    program = real_part("systemd-analyze", "systemd")
     return subprocess.run([program, "--no-pager", *arguments], capture_output=True, text=True, check=False)
 
 

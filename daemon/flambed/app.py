@@ -95,12 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _lab(arguments: list[str]) -> int:
+    from flambed import lab  # noqa: PLC0415 - an extra that a bastion does not install
+
     try:
-        from flambed import lab  # noqa: PLC0415 - an extra that a bastion does not install
+        return lab.main(arguments)
     except ModuleNotFoundError as error:
         print(f"flambed: the lab needs {error.name}: pip install 'flambed[lab]'", file=sys.stderr)  # noqa: T201
         return 2
-    return lab.main(arguments)
 
 
 def _absolute(text: str) -> Path:

@@ -70,6 +70,11 @@ def tags(lab: LabProcess, resource: str) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in found}
 
 
+def console(lab: LabProcess, instance: str) -> str:
+    """What an instance has printed while it booted."""
+    return str(lab.boto("ec2").get_console_output(InstanceId=instance).get("Output", ""))
+
+
 def old_cluster(flambe: Flambe) -> dict[str, str]:
     """An orchestrator, and factories 1 (stopped), 2 and 4; name -> id."""
     ids = {
@@ -78,6 +83,7 @@ def old_cluster(flambe: Flambe) -> dict[str, str]:
     }
     flambe.lab.until_state(list(ids.values()), "running")
     for instance in ids.values():
+        flambe.lab.until(lambda host=instance: "END SSH HOST KEY KEYS" in console(flambe.lab, host))
         flambe.arm(instance)
     flambe.lab.boto("ec2").stop_instances(InstanceIds=[ids["old_factory_1"]])
     flambe.lab.until_state([ids["old_factory_1"]], "stopped")

@@ -65,15 +65,21 @@ def written(service: Service, content: str | bytes) -> str:
         ("name: d", "11:1", "name"),
     ],
 )
-@pytest.mark.parametrize("command", ["validate", "up", "plan"])
-def test_a_mistake_has_its_place_and_its_advice(
-    service: Service, command: str, lines: str, place: str, message: str
-) -> None:
-    """Whichever command reads the file says the same of it."""
-    ended = service.ctl(command, written(service, f"{good(service)}{lines}\n"))
+def test_a_mistake_has_its_place_and_its_advice(service: Service, lines: str, place: str, message: str) -> None:
+    """A line is wrong, and the message says where, what and how else."""
+    ended = service.ctl("up", written(service, f"{good(service)}{lines}\n"))
     assert ended.code == 2, ended
     assert f"bad.yaml:{place}: " in ended.stderr, ended.stderr
     assert message in ended.stderr
+
+
+def test_whichever_command_reads_a_file_says_the_same_of_it(service: Service) -> None:
+    """`validate` needs no service for it, `plan` and `up` ask nobody either."""
+    file = written(service, f"{good(service)}volume_size: plenty\nvolume_type: floppy\n")
+    said = {service.ctl(*words) for words in (["validate", file], ["plan", file], ["up", file], ["up", file, "--plan"])}
+    assert len(said) == 1
+    [ended] = said
+    assert (ended.code, ended.stdout) == (2, "")
 
 
 @pytest.mark.parametrize(

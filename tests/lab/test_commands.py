@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,6 +12,7 @@ import pytest
 
 from tests.lab.labproc import LabProcess
 from tests.lab.serviceproc import CREATOR, Service, start_service
+from tests.parts import real_part
 
 STATUS = {"name", "creator", "region", "phase", "reason", "instances"}
 INSTANCE = {
@@ -62,7 +62,7 @@ def test_status_as_json_is_what_the_interface_promises(service: Service) -> None
 @pytest.mark.seed("S10", "S25")
 def test_ssh_gets_a_person_in_with_the_real_client(service: Service) -> None:
     """The orchestrator by default, a host by its name, id or address; the remote command's exit code is flambectl's."""
-    assert shutil.which("ssh"), "install OpenSSH's client (openssh-client): flambectl ssh is nothing without it"
+    real_part("ssh", "openssh-client")
     status = service.status()
     factory = status["instances"][1]
     said = service.ctl("ssh", "c", "--", "echo", "hi")

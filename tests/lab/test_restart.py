@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.lab.serviceproc import Service
@@ -15,14 +17,17 @@ def launches(service: Service) -> int:
 
 
 @pytest.mark.seed("C01", "S16")
-def test_killed_in_the_middle_of_set_up_it_attaches_to_what_runs(service: Service) -> None:
-    """The same instances; each command ran exactly once on each host, the one that ran through the crash included."""
+@pytest.mark.parametrize("end", [Service.kill, Service.stop], ids=["SIGKILL", "SIGTERM"])
+def test_ended_in_the_middle_of_set_up_it_attaches_to_what_runs(
+    service: Service, end: Callable[[Service], None]
+) -> None:
+    """The same instances; each command ran exactly once on each host, the one that ran through the end included."""
     file = service.file(factories_num=3, setup_cmds=COMMANDS)
     before = launches(service)
     with service.running_ctl("up", file) as up:
         service.until_logged("setup.command_started", count=4, number=1)
         was = service.status()
-        service.kill()
+        end(service)
         assert up.stdout is not None
         assert up.wait(20) == 3, "the service cannot be reached any more"
         up.stdout.read()

@@ -77,7 +77,7 @@ def test_some_of_the_factories_are_kept_and_the_cluster_is_degraded(service: Ser
 def test_throttling_is_waited_for_and_is_never_called_a_lack_of_capacity(service: Service) -> None:
     """AWS says "too fast" to the first calls: the cluster comes up all the same, and no reason speaks of capacity."""
     service.lab.fault({
-        "kind": "error", "service": "ec2", "action": "RunInstances", "count": 3, "status": 503,
+        "kind": "error", "service": "ec2", "action": "RunInstances", "count": 2, "status": 503,
         "code": "RequestLimitExceeded", "message": "Request limit exceeded.",
     })  # fmt: skip
     service.up(service.file())
