@@ -281,6 +281,19 @@ async def test_many_commits_at_once_become_few_transactions(journal: Journal, pa
     assert journal.commits == 2
 
 
+async def test_a_commit_that_comes_just_as_a_write_ends_does_not_spin(journal: Journal) -> None:
+    """The write has ended, the loop has not yet been told: whoever asks now waits, and lets it be told."""
+    journal.append("c", [HostReached(at=1.0, instance="i-1")])
+    first = asyncio.create_task(journal.commit())
+    await asyncio.sleep(0)  # the write is under way
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop must not turn while the write ends
+    journal.append("c", [HostReached(at=2.0, instance="i-1")])
+    second = asyncio.create_task(journal.commit())
+    await asyncio.gather(first, second)
+    assert [entry.at for entry in journal.load()] == [1.0, 2.0]
+
+
 async def test_a_commit_with_nothing_new_writes_nothing(journal: Journal) -> None:
     """It is free to call it."""
     await journal.commit()

@@ -79,7 +79,9 @@ class Service:
         found = []
         for output in self._bench.outputs.read(member.cluster_id, only):
             instance = member.world.instances.get(output.instance)
-            name = desired_of(member).instance_name(instance.role, instance.index) if instance is not None else None
+            if instance is None:  # of the cluster's life before the last `down`
+                continue
+            name = desired_of(member).instance_name(instance.role, instance.index)
             found.append(
                 {
                     "instance": output.instance,

@@ -39,8 +39,16 @@ def lab(_session_lab: LabProcess) -> Iterator[LabProcess]:
             _session_lab.until_state(alive, "terminated")
 
 
-@pytest.fixture
-def service(lab: LabProcess) -> Iterator[Service]:
-    """A service with nothing in its state folder, against the shared lab."""
-    with start_service(lab) as service:
+@pytest.fixture(scope="module")
+def _module_service(_session_lab: LabProcess) -> Iterator[Service]:
+    with start_service(_session_lab) as service:
         yield service
+
+
+@pytest.fixture
+def service(lab: LabProcess, _module_service: Service) -> Iterator[Service]:
+    """A service against the shared lab, shared by a module's tests; it runs, and its log is empty."""
+    if not _module_service.runs:
+        _module_service.start()
+    yield _module_service
+    _module_service.check()

@@ -92,6 +92,11 @@ class Service:
         return self._process.pid
 
     @property
+    def runs(self) -> bool:
+        """Whether it was started and not ended by the test."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def socket(self) -> Path:
         """Where it listens."""
         return self.folder / "control.sock"
@@ -160,15 +165,17 @@ class Service:
             self._reader.join()
 
     def close(self) -> None:
-        """End it if it runs."""
+        """End it if it was not ended by the test."""
         if self._process is not None:
             self.stop()
 
     def check(self) -> None:
-        """See that it said what it may say, and nothing else."""
+        """See that it said what it may say and nothing else, and begin a new log."""
         said = self._said.read_text()
         assert not said, f"on stderr of the service:\n{said}"
-        for line in self.log():
+        with self._came:
+            lines, self._lines[:] = list(self._lines), []
+        for line in lines:
             assert line["event"] not in BUGS, line
             assert fits(line, _schemas()[line["event"]]), line
 
@@ -185,7 +192,7 @@ class Service:
             self._came.notify_all()
 
     def log(self, *events: str) -> list[Document]:
-        """The lines of its log so far, those of all its runs; with `events` only these."""
+        """The lines of its log since the last `check`, those of all its runs; with `events` only these."""
         with self._came:
             return [line for line in self._lines if not events or line["event"] in events]
 

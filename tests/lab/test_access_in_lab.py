@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.lab.labproc import LabProcess
-from tests.lab.serviceproc import CREATOR, Ended, Service
+from tests.lab.serviceproc import CREATOR, Ended, Service, start_service
 
 ALICE, BOB = 64_001, 64_002
 """Uids that no user of this machine has."""
@@ -51,6 +52,13 @@ def user(service: Service, uid: int) -> User:
     for path in (made.folder, key):
         os.chown(path, uid, uid)
     return made
+
+
+@pytest.fixture
+def service(lab: LabProcess) -> Iterator[Service]:
+    """A service of the test's own: nobody has used a creator yet."""
+    with start_service(lab) as service:
+        yield service
 
 
 @pytest.fixture

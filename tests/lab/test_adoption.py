@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from tests.lab.labproc import LabProcess
-from tests.lab.serviceproc import CREATOR, Service, start_service
+from tests.lab.serviceproc import CREATOR, Service
 
 READS = ("Describe", "Get", "List", "Receive")
 """How calls begin that change nothing."""
@@ -82,8 +82,8 @@ def old_cluster(flambe: Flambe) -> dict[str, str]:
         for name in ("old_orchestrator", "old_factory_1", "old_factory_2", "old_factory_4")
     }
     flambe.lab.until_state(list(ids.values()), "running")
+    flambe.lab.until(lambda: all("END SSH HOST KEY KEYS" in console(flambe.lab, host) for host in ids.values()))
     for instance in ids.values():
-        flambe.lab.until(lambda host=instance: "END SSH HOST KEY KEYS" in console(flambe.lab, host))
         flambe.arm(instance)
     flambe.lab.boto("ec2").stop_instances(InstanceIds=[ids["old_factory_1"]])
     flambe.lab.until_state([ids["old_factory_1"]], "stopped")
@@ -167,11 +167,19 @@ def test_other_peoples_instances_are_left_alone(flambe: Flambe, service: Service
     assert {instance: tags(flambe.lab, instance) for instance in others} == before
 
 
-def test_the_journal_may_be_lost_and_the_cluster_is_found_again(lab: LabProcess) -> None:
-    """A service with an empty state folder takes over what another one of the same account has launched."""
-    with start_service(lab) as service:
-        before: dict[str, Any] = service.up(service.file(factories_num=2, setup_cmds=["echo x >> runs"]))
-    with start_service(lab) as service:
-        status = service.up(service.file(factories_num=2, setup_cmds=["echo x >> runs"]))
-        assert {i["id"]: i["name"] for i in status["instances"]} == {i["id"]: i["name"] for i in before["instances"]}
-        service.down()
+def test_the_journal_may_be_lost_and_the_cluster_is_found_again(service: Service) -> None:
+    """A service with an empty state folder takes over what it had launched itself."""
+    file = service.file(factories_num=2, setup_cmds=["echo x >> runs"])
+    before = service.up(file)
+    service.stop()
+    shutil.rmtree(service.state)
+    service.start()
+    assert service.ctl("status", "c").code == 5
+    status = service.up(file)
+    assert {i["id"]: i["name"] for i in status["instances"]} == {i["id"]: i["name"] for i in before["instances"]}
+    assert {i["adopted"] for i in status["instances"]} == {True}
+    for instance in status["instances"]:
+        assert service.lab.instance(instance["id"])["host"]["files"]["/home/ubuntu/runs"] == "x\n", (
+            "it was set up before"
+        )
+    service.down()

@@ -72,32 +72,35 @@ def test_a_factory_that_is_lost_is_replaced_under_its_own_name_by_the_next_up(se
 
 def test_names_that_several_creators_have_need_the_creator(service: Service) -> None:
     """NAME alone is a conflict that lists them; CREATOR/NAME is understood; each is a cluster of its own."""
-    service.up(service.file(factories_num=1))
-    service.up(service.file(factories_num=1, creator="else@example.com"))
-    ambiguous = service.ctl("status", "c")
+    service.up(service.file("twin", factories_num=1))
+    service.up(service.file("twin", factories_num=1, creator="else@example.com"))
+    ambiguous = service.ctl("status", "twin")
     assert ambiguous.code == 1
-    assert f"{CREATOR}/c" in ambiguous.stderr
-    assert "else@example.com/c" in ambiguous.stderr
-    mine = service.ctl("status", f"{CREATOR}/c", "--json")
+    assert f"{CREATOR}/twin" in ambiguous.stderr
+    assert "else@example.com/twin" in ambiguous.stderr
+    mine = service.ctl("status", f"{CREATOR}/twin", "--json")
     assert (mine.code, mine.document["creator"]) == (0, CREATOR)
-    assert service.ctl("down", "else@example.com/c", "--yes").code == 0
+    assert service.ctl("down", "else@example.com/twin", "--yes").code == 0
     listed = service.ctl("list", "--json").document
-    assert {(one["creator"], one["phase"]) for one in listed} == {(CREATOR, "ready"), ("else@example.com", "gone")}
-    service.down(f"{CREATOR}/c")
+    assert {(one["creator"], one["phase"]) for one in listed if one["name"] == "twin"} == {
+        (CREATOR, "ready"),
+        ("else@example.com", "gone"),
+    }
+    service.down(f"{CREATOR}/twin")
 
 
 def test_plan_tells_what_up_would_do_and_does_nothing(service: Service) -> None:
     """Before the first `up`, and for a cluster that would grow."""
     begun = len(service.lab.calls())
-    plan = service.ctl("plan", service.file(), "--json").document
+    plan = service.ctl("plan", service.file("p"), "--json").document
     assert plan["launch"] == {"Orchestrator": 1, "Factory": 2}
-    assert service.ctl("status", "c").code == 5
+    assert service.ctl("status", "p").code == 5
     assert service.lab.calls(begun, action="RunInstances") == []
-    status = service.up(service.file())
-    plan = service.ctl("up", service.file(factories_num=5), "--plan", "--json").document
+    status = service.up(service.file("p"))
+    plan = service.ctl("up", service.file("p", factories_num=5), "--plan", "--json").document
     assert plan["launch"] == {"Orchestrator": 0, "Factory": 3}
     assert set(plan["keep"]) == set(ids(status).values())
-    service.down()
+    service.down("p")
 
 
 def test_up_while_it_is_being_taken_down_is_refused(service: Service) -> None:

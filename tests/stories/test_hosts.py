@@ -52,10 +52,10 @@ def test_a_host_is_connected_to_at_the_address_that_the_settings_say() -> None:
 
 @pytest.mark.seed("C02")
 def test_a_pending_instance_is_not_looked_at_while_events_can_come() -> None:
-    """With a queue a silent minute passes first; without one it is asked after, at growing distances."""
+    """With a queue a silent half-minute passes first; without one it is asked after, at growing distances."""
     story = Story(has_events=True)
     launched(story)
-    story.passes(59)
+    story.passes(29)
     assert story.decides() == []
     story.passes(2)
     assert story.decides() == ["describe i-0 i-o"]

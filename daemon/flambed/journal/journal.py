@@ -89,7 +89,7 @@ class Journal:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pending: list[_Statement] = []
         self._appended = self._durable = 0  # counts of statements
-        self._write: asyncio.Future[int] | None = None
+        self._write: asyncio.Task[None] | None = None
         rows = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entry'").fetchall()
         self._seq: int = rows[0][0] if rows else 0
         self._creators: dict[str, int] = dict(connection.execute("SELECT name, uid FROM creator"))
@@ -148,9 +148,9 @@ class Journal:
         target = self._appended
         while self._durable < target:
             if self._write is None:
-                loop = asyncio.get_running_loop()
-                self._write = loop.run_in_executor(self._writer, self._write_group, tuple(self._pending))
-                self._write.add_done_callback(self._written)
+                self._write = asyncio.create_task(self._write_pending(), name="journal")
+                # Its error is every waiter's; where all of them were cancelled, the next commit meets it again.
+                self._write.add_done_callback(lambda write: write.cancelled() or write.exception())
             with told(self.path, "cannot be written"):
                 # A waiter that is cancelled must not take the others' write with it.
                 await asyncio.shield(self._write)
@@ -212,13 +212,17 @@ class Journal:
                 self._connection.execute(statement, values)
         return len(group)
 
-    def _written(self, write: asyncio.Future[int]) -> None:
-        # Called before any waiter goes on: they find what is durable by now, and no write under way.
-        self._write = None
-        if write.exception() is None:
+    async def _write_pending(self) -> None:
+        # All is accounted for before this task is done: who looks at it then finds no write under way, and cannot be
+        # made to wait for one that has ended.
+        try:
+            group = tuple(self._pending)
+            written = await asyncio.get_running_loop().run_in_executor(self._writer, self._write_group, group)
             self.commits += 1
-            self._durable += write.result()
-            del self._pending[: write.result()]
+            self._durable += written
+            del self._pending[:written]
+        finally:
+            self._write = None
 
     def _select(self, where: Mapping[str, object], limit: int) -> Iterator[Entry]:
         conditions = " AND ".join((f"kind IN {_KNOWN}", *where))

@@ -13,6 +13,9 @@ from flambed.tags import digest_of, tags_of
 SPACING = 1.0
 """Seconds between two looks at EC2 at least; what becomes due in between is asked for together."""
 
+MISSED_AGAIN = 60.0
+"""Seconds between two looks for an instance that does not appear, at most; most fresh ones appear within seconds."""
+
 DETAILS_AFTER = 5.0
 """Seconds that a running instance waits for its siblings, so that one look serves all of them."""
 
@@ -47,7 +50,7 @@ def _look_due(draft: Draft, instance: Instance) -> float | None:
     if instance.doubted_at is not None:
         return instance.doubted_at
     if instance.misses:
-        return instance.looked_at + 15.0 * instance.misses
+        return instance.looked_at + min(2.0 ** (instance.misses - 1), MISSED_AGAIN)
     since = max(instance.stage_at, instance.looked_at if instance.looks else 0.0)
     if instance.stage in (Stage.REQUESTED, Stage.PENDING, Stage.STOPPING) and instance.state != "stopped":
         return since + _patience(draft, instance)
@@ -61,7 +64,7 @@ def _look_due(draft: Draft, instance: Instance) -> float | None:
 def _patience(draft: Draft, instance: Instance) -> float:
     """Return how long an instance may say nothing before it is looked at: an event should come first, if there are any."""
     if draft.rules.has_events:
-        return min(60.0 * 2.0**instance.looks, 300.0)
+        return min(30.0 * 2.0**instance.looks, 300.0)
     return min(2.0 * 1.5**instance.looks, 15.0)
 
 
