@@ -171,13 +171,13 @@ async def test_up_that_does_not_end_well_names_the_host_its_command_its_output_a
     await ctl.service.change(
         phase=phase,
         reason="1 host failed",
-        instances=stages(ctl.service, "ready", "failed", "ready", reason="command 2 ended with 7"),
+        instances=stages(ctl.service, "ready", "failed", "ready", reason="command 3 ended with 7"),
     )
     end = await ended(process)
     assert end.code == 1
     assert f"flambectl: demo is {phase}: 1 host failed" in end.err
-    assert "demo_factory_0 (i-00000000000000001): command 2 ended with 7" in end.err
-    assert "command 2: make it (exit code 7)" in end.err
+    assert "demo_factory_0 (i-00000000000000001): command 3 ended with 7" in end.err
+    assert "command 3, attempt 2: make it (exit code 7)" in end.err
     assert "no rule to \\x1b]0;make\\x07 it" in end.err
     assert "... 21 lines before these" in end.err
     assert f"flambectl retry {CREATOR}/demo" in end.err
@@ -497,7 +497,7 @@ async def test_logs_why_hold_release_and_retry(ctl: Ctl) -> None:
             "output": "",
         }
     ]
-    assert (await ctl("logs", "old")).out == "old_factory_0 (i-1), command 0, attempt 2: sleep 1 (still running)\n"
+    assert (await ctl("logs", "old")).out == "old_factory_0 (i-1), command 1, attempt 3: sleep 1 (still running)\n"
     assert (await ctl("logs", "old", "nope")).out == "no output is kept\n"
     assert "alive: its set-up runs" in (await ctl("why", "old", "old_orchestrator")).out
     assert len((await ctl("why", "old", "--json")).document["hosts"]) == 3

@@ -129,8 +129,8 @@ def output(record: Document, *, last: int | None = None) -> list[str]:
     lines = printable_lines(text) if text else []
     if last is not None and len(lines) > last:
         lines = [f"... {len(lines) - last} lines before these", *lines[-last:]]
-    attempt = f", attempt {record['attempt']}" if record.get("attempt", 0) > 1 else ""
-    head = f"{title(record)}, command {record['number']}{attempt}: {printable(record['command'])} ({end})"
+    attempt = f", attempt {record['attempt'] + 1}" if record.get("attempt") else ""
+    head = f"{title(record)}, command {record['number'] + 1}{attempt}: {printable(record['command'])} ({end})"
     return [head, *(f"  {line}" for line in lines)]
 
 

@@ -22,6 +22,7 @@ from flambed.errors import (
     FlambedError,
     NotAllowedError,
     NotKnownError,
+    StepError,
 )
 
 WRITE_SECONDS: Final = 60.0  # for a client to take one line of a stream
@@ -33,6 +34,7 @@ ANSWERS: Final[tuple[tuple[type[FlambedError], int, str], ...]] = (
     (ConflictError, 409, "conflict"),
     (ClusterError, 409, "conflict"),
     (UnreadableError, 422, "unreadable"),
+    (StepError, 503, "outside"),
     (FlambedError, 503, "unavailable"),
 )
 """Errors to statuses and codes; the first line that fits counts. Anything else that is raised is a bug, and a 500."""

@@ -47,6 +47,7 @@ _PAUSES: Mapping[Reason, tuple[float, float]] = {
     Reason.NO_CAPACITY: (15.0, 60.0),
     Reason.CONNECTION_LOST: (1.0, 30.0),
     Reason.MISMATCH: (1.0, 30.0),
+    Reason.HOST_KEY_UNKNOWN: (5.0, 60.0),
 }
 _LONG_PAUSE = (30.0, 600.0)
 
