@@ -314,7 +314,7 @@ async def test_a_key_path_is_relative_to_the_file_or_to_where_it_was_typed(ctl: 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "demo.yaml: the file cannot be read: No such file or directory"),
+        (None, "demo.yaml: there is no such file: check the path"),
         (b"", "demo.yaml:1:1: the file is empty"),
         (b"a: [", "this is not YAML"),
         (b"name: \xff", "demo.yaml:1:7: byte 0xff is not UTF-8"),

@@ -71,8 +71,16 @@ def test_a_flambe_file_is_accepted_unchanged() -> None:
     }
 
 
-@pytest.mark.seed("S17")
-@pytest.mark.parametrize("document", [FLAMBE.removeprefix("!AWSCluster"), FLAMBE.encode(), text(), json.dumps(LEAST)])
+def test_mistakes_of_the_yaml_do_not_hide_those_of_the_values() -> None:
+    """A character, a tag or a key that cannot stand there is told with what is wrong beside it, each of them once."""
+    listed = problems(text() + 'setup_cmds: ["", 3, "a\\0b"]\n')
+    assert [(problem.line, problem.column) for problem in listed] == [(10, 14), (10, 18), (10, 21)]
+    assert listed[2].message == "the character U+0000 cannot stand in a text: remove it"
+    mixed = problems(text(volume_size="plenty") + "username: !x ubuntu\nusername: other\nvolumetype: gp3\n")
+    assert [(problem.line, problem.column) for problem in mixed] == [(10, 14), (11, 11), (12, 1), (13, 1)]
+
+
+def test_what_an_override_replaces_leaves_no_trace("document", [FLAMBE.removeprefix("!AWSCluster"), FLAMBE.encode(), text(), json.dumps(LEAST)])
 def test_a_plain_mapping_bytes_and_json_are_accepted_too(document: str | bytes) -> None:
     """Flambé's tag is optional, and JSON is YAML."""
     assert parse(document).name in {"my-cluster", "c"}

@@ -297,6 +297,7 @@ async def test_alarms_are_deleted_also_where_some_never_were() -> None:
     assert [fact.instance for fact in cloud.heard.of(AlarmRemoved)] == hosts
 
 
+@pytest.mark.seed("C04")
 @virtual
 async def test_alarms_that_others_changed_or_deleted_are_put_again_at_the_next_survey() -> None:
     """The whole configuration is compared; the cluster hears that the host was not protected, and that it is again."""
@@ -354,6 +355,7 @@ async def test_what_a_cluster_wants_no_more_is_left_as_it_is() -> None:
 # --- votes
 
 
+@pytest.mark.seed("C04")
 @virtual
 async def test_a_vote_writes_ten_past_minutes_five_ahead_and_then_one_a_minute() -> None:
     """So a restart of a few minutes loses nothing, and the alarm is held off from the first moment."""

@@ -183,8 +183,7 @@ async def test_ebs_optimized_is_asked_for_only_where_it_is_a_choice(kind: str, o
 # --- how
 
 
-@pytest.mark.seed("S24")
-@pytest.mark.seed("S23")
+@pytest.mark.seed("S05", "S23", "S24")
 def test_a_launch_is_one_call_with_everything_in_it() -> None:
     """The whole call, literally: tags and volumes at launch, so that a half-done launch can be found."""
     listed = [{"Key": "creator", "Value": "me"}, {"Key": "Name", "Value": "c_factory"}]

@@ -68,6 +68,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
 @pytest.fixture(params=["dash", "bash", "busybox", "sh"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
     """A machine with each of the shells; whatever still runs there is ended, and that is a failure."""
+    real_part("flock", "util-linux")
     machine = Machine(tmp_path, request.param)
     yield machine
     try:

@@ -140,6 +140,14 @@ def test_several_mistakes_are_told_at_once_with_their_places(tmp_path: Path) -> 
     ]
 
 
+def test_mistakes_of_the_yaml_do_not_hide_those_of_the_values(tmp_path: Path) -> None:
+    """A key that is given twice is told along with a value that is out of range."""
+    assert told(written(tmp_path, "keep_gone: 0\nlog: {}\nlog: {}\n"), {}) == [
+        "1:12: keep_gone: 0 is out of range: input should be greater than 0",
+        "3:1: the key 'log' is given twice, first on line 2: keep one of them",
+    ]
+
+
 def test_an_empty_list_of_owners_is_refused(tmp_path: Path) -> None:
     """Without an owner no image could be trusted, so nothing could be launched."""
     assert told(written(tmp_path, "images: {owners: []}\n"), {}) == [

@@ -103,6 +103,12 @@ class Rules:
                 "in the cluster file, or have an admin list you under `creators` in the settings"
             )
 
+    def owns_creator(self, caller: Caller, creator: str, claims: Mapping[str, int]) -> bool:
+        """Return whether a creator is known to be the caller's; for an admin, every one is. See `check_creator`."""
+        users = self._users_of(creator)
+        mine = caller.name in users if users else claims.get(creator) == caller.uid
+        return mine or self.is_admin(caller)
+
     def may_adopt(self, caller: Caller, creator: str) -> bool:
         """Return whether the caller may take over instances of this creator that the service did not launch.
 

@@ -82,7 +82,7 @@ class Admission:
             raise ConflictError(f"alarms of the {name} that is gone are still being removed; try again in a minute")
         return True
 
-    def check_key(self, wanted: Cluster, cluster_id: str, key: str | None) -> None:
+    def check_key(self, cluster_id: str, key: str | None) -> None:
         """Refuse a private key that cannot be used, or that was not sent and is not kept.
 
         Raises:
@@ -90,13 +90,13 @@ class Admission:
         """
         if key is None:
             if not self._keys.has_login_key(cluster_id):
-                message = f"key: {wanted.key}: its contents were not sent with the request, as `flambectl up` does"
+                message = "key: its contents were not sent with the request, as `flambectl up` does"
                 raise ClusterConfigurationError([Problem(message, field="key")])
             return
         try:
             ssh.check_private_key(key)
         except ValueError as error:
-            raise ClusterConfigurationError([Problem(f"key: {wanted.key}: {error}", field="key")]) from error
+            raise ClusterConfigurationError([Problem(f"key: {error}", field="key")]) from error
 
     async def look(
         self, caller: Caller, wanted: Cluster, member: Member | None, region: Region

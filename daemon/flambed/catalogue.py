@@ -86,6 +86,11 @@ _KINDS: Final = (
         {"by": _BY, "until": time("when the hold ends by itself"), "why": text("the reason that was given")},
         facts.HoldPlaced,
     ),
+    EventKind(
+        "cluster.events_lost", "info", "No events of this cluster's region can be read: its instances are looked at instead.",
+        fact=facts.EventsLost,
+    ),
+    EventKind("cluster.events_resumed", "info", "The events of its region can be read again.", fact=facts.EventsResumed),
     EventKind("cluster.hold_released", "info", "Somebody ended the hold.", {"by": _BY}, facts.HoldReleased),
     # --- clusters as a whole
     EventKind("cluster.resumed", "info", "The service came up and goes on with this cluster.", fact=facts.ServiceStarted),

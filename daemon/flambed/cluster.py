@@ -67,7 +67,6 @@ class Member:
 
     def start(self) -> None:
         """Begin to turn, and to receive the region's facts; what was under way before is not any more."""
-        self.region.subscribe(self.identity, self.loop.submit)
         for instance in self.world.instances.values():
             if instance.stage is not Stage.GONE:
                 self.region.route(instance.id, self.identity)
@@ -75,6 +74,7 @@ class Member:
             self._forget_keys()
         if self.world.desired is not None:
             self.loop.submit(ServiceStarted(at=self.region.clock.now()))
+        self.region.subscribe(self.identity, self.loop.submit)
         work = supervise(self.loop.run, self._loop_crashed)
         self._task = asyncio.create_task(work, name=f"cluster {'/'.join(self.identity)}")
 

@@ -241,8 +241,9 @@ def parse(text: str | bytes, *, source: str = "<file>", overrides: Sequence[str]
         ClusterConfigurationError: it is no cluster; it carries every problem, each with its line and column.
     """
     text = yamlfile.decode(text, source) if isinstance(text, bytes) else text
-    document = yamlfile.load(text, source=source, root_tags=(_TAG,))
-    problems = validation.override(document, overrides)
+    problems: list[Problem] = []
+    document = yamlfile.load(text, source=source, root_tags=(_TAG,), mendable=problems)
+    problems += validation.override(document, overrides)
     tags = document.value.get("tags")
     if isinstance(tags, dict):
         # A tag is text: `version: 1.10` stays 1.10.

@@ -50,6 +50,9 @@ class Directory:
         )
         if not found:
             raise NotKnownError(f"there is no cluster {ref!r}; `flambectl list` shows those that there are")
+        living = [m for m in found if m.world.phase != "gone"]
+        if len(living) == 1:
+            return living[0]
         if len(found) > 1:
             names = ", ".join(sorted("/".join(m.identity) for m in found))
             raise ConflictError(f"several clusters are called {ref!r}: say which one: {names}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flambed.aws import AwsError
+from flambed.errors import Reason
 from flambed.observed import survey
 from flambed.region import Region
 from flambed.settings import Settings
@@ -21,7 +22,7 @@ Check = dict[str, Any]
 
 async def examine(settings: Settings, regions: list[Region], state_dir: Path) -> list[Check]:
     """Return every check, those of the service first, then those of each region."""
-    found = [_state_folder(state_dir)]
+    found = [_state_folder(state_dir), _key_files(state_dir / "keys")]
     for region in regions:
         found += await _region(settings, region)
     return found
@@ -39,6 +40,13 @@ def _state_folder(path: Path) -> Check:
     return check(
         "state folder", ok, f"{path} has mode {mode:04o}", f"chmod 700 {path}, and have it belong to the service"
     )
+
+
+def _key_files(folder: Path) -> Check:
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+    bad = [path for path in files if path.stat().st_mode & 0o077 or path.stat().st_uid != os.geteuid()]
+    said = f"{len(files)} key files, readable by the service alone" if not bad else f"others may read {bad[0]}"
+    return check("key files", not bad, said, f"chmod 600 {bad[0]}, and exchange that key" if bad else None)
 
 
 async def _region(settings: Settings, region: Region) -> list[Check]:
@@ -60,6 +68,9 @@ async def _region(settings: Settings, region: Region) -> list[Check]:
             lambda: region.call(region.clients.cloudwatch.describe_alarms, MaxRecords=1),
         )
     )
+    for action, call in _changes(region).items():
+        found.append(await _dry_run(f"{name}: {action}", action, call))
+    found.append(await _quota(region))
     found.append(_queue(settings, region))
     ahead = region.offset
     skewed = abs(ahead) > CLOCK_SKEW
@@ -76,6 +87,53 @@ async def _call(name: str, action: str, call: Callable[[], Awaitable[object]]) -
     except AwsError as error:
         return check(name, False, str(error), f"allow {action} to the service's role")
     return check(name, True, f"{action} is permitted")
+
+
+def _changes(region: Region) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Return calls that would change something; with DryRun EC2 only says whether they are permitted."""
+    ec2, nobody = region.clients.ec2, "i-00000000000000000"
+    return {
+        "RunInstances": lambda: region.call(
+            ec2.run_instances,
+            DryRun=True,
+            MinCount=1,
+            MaxCount=1,
+            ImageId="ami-00000000000000000",
+            InstanceType="t3.micro",
+        ),
+        "CreateTags": lambda: region.call(
+            ec2.create_tags, DryRun=True, Resources=[nobody], Tags=[{"Key": "Name", "Value": "dry run"}]
+        ),
+        "TerminateInstances": lambda: region.call(ec2.terminate_instances, DryRun=True, InstanceIds=[nobody]),
+    }
+
+
+async def _dry_run(name: str, action: str, call: Callable[[], Awaitable[object]]) -> Check:
+    try:
+        await call()
+    except AwsError as error:
+        if error.code == "DryRunOperation":
+            return check(name, True, f"{action} is permitted")
+        refused = error.reason is Reason.NOT_PERMITTED
+        said = str(error) if refused else f"could not be found out: {error}"
+        return check(name, False if refused else None, said, f"allow {action} to the service's role")
+    return check(name, None, f"{action} did not say whether it is permitted", None)
+
+
+async def _quota(region: Region) -> Check:
+    """Compare what runs with the limit that EC2 tells; the vCPU quotas of each family are Service Quotas' to show."""
+    name = f"{region.name}: quota"
+    try:
+        answer = await region.call(region.clients.ec2.describe_account_attributes, AttributeNames=["max-instances"])
+    except AwsError as error:
+        return check(
+            name, None, f"could not be found out: {error}", "allow DescribeAccountAttributes to the service's role"
+        )
+    values = [v["AttributeValue"] for a in answer["AccountAttributes"] for v in a["AttributeValues"]]
+    limit = int(values[0]) if values else 0
+    live = sum(1 for one in await survey.instances(region) if one["state"] not in ("terminated", "shutting-down"))
+    advice = "ask AWS for a higher quota; those by vCPU are in Service Quotas, under EC2"
+    return check(name, live < limit, f"{live} instances of flambed's and Flambé's of at most {limit} in all", advice)
 
 
 def _queue(settings: Settings, region: Region) -> Check:

@@ -202,6 +202,11 @@ def _command(text: str) -> str:
 
 
 def _path(text: str) -> str:
+    if "\n" in text or "PRIVATE KEY" in text:
+        # Not shown: it looks like the key itself, which belongs into no file that is sent, kept or told of.
+        raise refuse(
+            "path", "it is no path: name the file of the key pair's private key, do not write the key itself here"
+        )
     if not text.strip() or "\0" in text:
         raise refuse("path", f"{shown(text)} is no path: name the private key of the key pair")
     return text

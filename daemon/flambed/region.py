@@ -21,7 +21,7 @@ from flambed.clock import Clock
 from flambed.errors import Reason
 from flambed.keeper import Keeper
 from flambed.observed import survey
-from flambed.observed.facts import Fact, Image, InterruptionNotified, StateNotified
+from flambed.observed.facts import EventsLost, Fact, Image, InterruptionNotified, StateNotified
 from flambed.observed.inbox import Inbox
 from flambed.pacing import Pacer, Rank
 from flambed.sharing import Shared
@@ -216,6 +216,8 @@ class Region:
     def subscribe(self, cluster: Identity, sink: Sink) -> None:
         """Send the facts of a cluster to this sink from now on."""
         self._sinks[cluster] = sink
+        if self.inbox is not None and self.inbox.trouble is not None:
+            sink(EventsLost(at=self.clock.now()))
 
     def unsubscribe(self, cluster: Identity) -> None:
         """Send nothing more to a cluster, forget its instances, and leave their alarms as they are."""
@@ -239,6 +241,11 @@ class Region:
         """Give a fact to a cluster, if it has subscribed."""
         if (sink := self._sinks.get(cluster)) is not None:
             sink(fact)
+
+    def tell_all(self, fact: Callable[[float], Fact]) -> None:
+        """Give a fact to every cluster; it is made with the present time."""
+        for sink in list(self._sinks.values()):
+            sink(fact(self.clock.now()))
 
     def deliver(self, event: Event) -> None:
         """Give an event to the cluster of its instance, or keep it until there is one."""

@@ -18,13 +18,15 @@ from flambed.clock import Clock
 from flambed.cluster import Member
 from flambed.desired import Cluster, Role
 from flambed.directory import host_of
-from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, Problem
+from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, NotKnownError, Problem
 from flambed.fleet import Fleet
 from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.observed import facts, survey
 from flambed.observed.fold import fold
+from flambed.observed.instance import Stage
 from flambed.observed.world import World
+from flambed.region import Region
 
 
 class Service:
@@ -115,6 +117,8 @@ class Service:
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"log in to {ref}")
         instance = host_of(member.world, host, ref)
+        if not instance.alive:
+            raise NotKnownError(f"{host or ref} is {instance.stage.value}: nobody can log in there any more")
         wanted = desired_of(member)
         name = wanted.instance_name(instance.role, instance.index)
         address = instance.public_host if self._settings.address == "public" else instance.private_host
@@ -154,23 +158,26 @@ class Service:
             await changed.wait()
 
     async def instances(self, caller: Caller, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
-        """Return instances with their tags, hosts and alarm (S20, S21, S26)."""
-        if not self._access.is_admin(caller):
-            if creator is None:
-                raise NotAllowedError(f"{caller} may not see everybody's instances: name a creator of your own")
-            self._access.check_creator(caller, creator, self._journal.claims())
-        regions = self._fleet.regions or {"": await self._fleet.region()}
-        found = [await survey.instances(region, creator=creator, host=host) for region in regions.values()]
-        return [instance for some in found for instance in some]
+        """Return instances with their tags, hosts and alarm (S20, S21, S26): an admin's answer has everybody's."""
+        claims = self._journal.claims()
+        if creator is not None and not self._access.owns_creator(caller, creator, claims):
+            raise NotAllowedError(f"{caller} may not see the instances of {creator!r}: name a creator of your own")
+        found = [
+            instance
+            for region in await self._regions()
+            for instance in await survey.instances(region, creator=creator, host=host)
+        ]
+        return [one for one in found if self._access.owns_creator(caller, one["creator"] or "", claims)]
+
+    async def _regions(self) -> list[Region]:
+        names = {self._fleet.default_region, *self._fleet.regions, *self._settings.events.queues}
+        return [await self._fleet.region(name) for name in sorted(names)]
 
     async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         """Check everything that the service needs."""
         if not any(self._access.may_act(caller, m.world.owner) for m in self._directory):
             self._access.check_admin(caller, "have the service examined")
-        names = {self._fleet.default_region, *self._fleet.regions, *self._settings.events.queues}
-        return await doctor.examine(
-            self._settings, [await self._fleet.region(name) for name in sorted(names)], self._journal.path.parent
-        )
+        return await doctor.examine(self._settings, await self._regions(), self._journal.path.parent)
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""
@@ -197,7 +204,7 @@ class Service:
             past = member if member and self._admission.is_past(caller, member, region) else None
             member = None if past else member
             cluster_id = member.cluster_id if member else secrets.token_hex(8)
-            self._admission.check_key(wanted, cluster_id, key)
+            self._admission.check_key(cluster_id, key)
             look = await self._admission.look(caller, wanted, member, region)
             if key is not None:
                 await asyncio.to_thread(self._bench.keys.keep_login_key, cluster_id, key)
@@ -260,11 +267,18 @@ class Service:
         """Keep idle termination off for so long; return the status."""
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"hold {ref}")
+        _check_wanted(member, "held")
         longest = self._settings.idle.max_hold
         if not 0 < seconds <= longest:
             message = f"a hold of {seconds:g} s is out of bounds: more than 0 and at most {longest:g} s (idle.max_hold)"
             raise ClusterConfigurationError([Problem(message, field="for")], "hold")
         now = self._clock.now()
+        held = member.world.hold
+        if held is not None and held.until > now + seconds:
+            raise ConflictError(
+                f"{ref} is held until {status.rfc3339(held.until)} already ({held.why}); end that first: "
+                f"`flambectl release {ref}`"
+            )
         await member.loop.take(facts.HoldPlaced(at=now, by=caller.uid, until=now + seconds, why=why))
         return self._status(member)
 
@@ -272,6 +286,8 @@ class Service:
         """End a hold; return the status."""
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"release {ref}")
+        if member.world.hold is None or member.world.hold.until <= self._clock.now():
+            raise ConflictError(f"{ref} is not held")
         await member.loop.take(facts.HoldReleased(at=self._clock.now(), by=caller.uid))
         return self._status(member)
 
@@ -279,9 +295,19 @@ class Service:
         """Run the set-up of failed hosts again; return the status."""
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"retry {ref}")
+        _check_wanted(member, "set up again")
         only = (host_of(member.world, host, ref).id,) if host is not None else ()
+        failed = [i for i in member.world.instances.values() if i.stage is Stage.FAILED and (not only or i.id in only)]
+        if not failed and not member.world.launch_failures:
+            raise ConflictError(f"there is nothing to retry: no host of {ref} has failed")
         await member.loop.take(facts.RetryRequested(at=self._clock.now(), by=caller.uid, instances=only))
         return self._status(member)
+
+
+def _check_wanted(member: Member, what: str) -> None:
+    if not member.world.wanted or member.world.phase == "gone":
+        name = "/".join(member.identity)
+        raise ConflictError(f"{name} is {member.world.phase}, so it cannot be {what}; `flambectl up` brings it back")
 
 
 def desired_of(member: Member) -> Cluster:

@@ -171,8 +171,9 @@ def load(
     """
     file = file_of(path, environ)
     source = str(file) if file is not None else "settings"
-    document = _read(file, source) if file is not None else Document({}, Place(None, None))
-    problems = _environment(document, environ)
+    problems: list[Problem] = []
+    document = _read(file, source, problems) if file is not None else Document({}, Place(None, None))
+    problems += _environment(document, environ)
     for name, given in {"socket": socket, "state_dir": state_dir}.items():
         if given is not None:
             document.put([name], str(given), Place(None, None, f"--{name.replace('_', '-')}"))
@@ -234,13 +235,13 @@ def schema() -> dict[str, Any]:
     return validation.json_schema(Settings)
 
 
-def _read(file: Path, source: str) -> Document:
+def _read(file: Path, source: str, problems: list[Problem]) -> Document:
     try:
         raw = file.read_bytes()
     except OSError as error:
         problem = Problem(f"the settings file cannot be read: {error.strerror}")
         raise ClusterConfigurationError([problem], source) from error
-    return yamlfile.load(yamlfile.decode(raw, source), source=source, empty=True)
+    return yamlfile.load(yamlfile.decode(raw, source), source=source, empty=True, mendable=problems)
 
 
 def _environment(document: Document, environ: Mapping[str, str]) -> list[Problem]:

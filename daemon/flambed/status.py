@@ -44,7 +44,7 @@ def summary(cluster_id: str, world: World, now: float, rules: Rules) -> dict[str
         "owner": world.owner,
         "up": world.request,
         "requested_at": rfc3339(world.requested_at),
-        "changed_at": rfc3339(world.changed_at),
+        "changed_at": rfc3339(world.changed_at or None),
         "factories": {"wanted": draft.desired.factories_num, "ready": _ready(living, Role.FACTORY)},
         "stages": {stage: count for stage, count in sorted(stages.items()) if count},
         "strangers": list(world.strangers),

@@ -68,7 +68,14 @@ def decode(raw: bytes, source: str) -> str:
         raise ClusterConfigurationError([place_in(before, len(before)).problem(message)], source) from None
 
 
-def load(text: str, *, source: str, root_tags: Sequence[str] = (), empty: bool = False) -> Document:
+def load(
+    text: str,
+    *,
+    source: str,
+    root_tags: Sequence[str] = (),
+    empty: bool = False,
+    mendable: list[Problem] | None = None,
+) -> Document:
     """Read a file that holds one mapping.
 
     Args:
@@ -76,6 +83,8 @@ def load(text: str, *, source: str, root_tags: Sequence[str] = (), empty: bool =
         source: its name, for the error.
         root_tags: the tags that its mapping may carry, such as `!AWSCluster`.
         empty: whether a file without anything in it is an empty mapping and no mistake.
+        mendable: takes the mistakes after which the rest can still be read, as though each had been mended as its message
+            says, so that the caller can tell them along with what is wrong with the values; without it they are raised.
 
     Raises:
         ClusterConfigurationError: it is no such file; it carries everything that can be told at once.
@@ -84,23 +93,26 @@ def load(text: str, *, source: str, root_tags: Sequence[str] = (), empty: bool =
         text = _PAIR.sub(_joined, text)
     _check_size(len(text.encode(errors="surrogatepass")), source)
     builder = Builder(root_tags)
+    problems = builder.problems
     try:
         root = builder.document(text)
     except StopError as stop:
-        builder.problems.append(stop.problem)
+        raise ClusterConfigurationError(in_order([*problems, stop.problem]), source) from None
     except yaml.YAMLError as error:
-        builder.problems.append(_broken(error, text))
-    if builder.problems:
-        raise ClusterConfigurationError(in_order(builder.problems), source)
+        raise ClusterConfigurationError(in_order([*problems, _broken(error, text)]), source) from None
+    if problems and mendable is None:
+        raise ClusterConfigurationError(in_order(problems), source)
     document = Document({}, root.place)
     if isinstance(root.content, dict):
         document.value = _plain(root, (), document)
     elif not (root.content == "" and root.plain):
         message = f"expected keys and values, such as `name: value`, and found {root.kind}"
-        raise ClusterConfigurationError([root.place.problem(message)], source)
+        raise ClusterConfigurationError(in_order([*problems, root.place.problem(message)]), source)
     elif not empty:
         message = "the file is empty: expected keys and values, such as `name: value`"
-        raise ClusterConfigurationError([root.place.problem(message)], source)
+        raise ClusterConfigurationError(in_order([*problems, root.place.problem(message)]), source)
+    if mendable is not None:
+        mendable += problems
     return document
 
 

@@ -24,6 +24,7 @@ MOST_PROBLEMS: Final = 100
 # libyaml is an order of magnitude faster; PyYAML is at times built without it.
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNSENDABLE: Final = re.compile("[\\0\ud800-\udfff]")
 _CORE: Final = "tag:yaml.org,2002:"
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -109,7 +110,7 @@ class Builder:
         self._count = 0
 
     def document(self, text: str) -> Node:
-        """Return the root of the one document in a text; what is in `problems` then makes it unusable.
+        """Return the root of the one document in a text, read as though what is in `problems` then had been mended.
 
         Raises:
             StopError: what is wrong leaves nothing to go on with.
@@ -139,8 +140,7 @@ class Builder:
         if anchor is not None:
             self._anchors[anchor] = None
         if isinstance(event, yaml.ScalarEvent):
-            self._check_text(event.value, place)
-            node = Node(place, event.value, plain=self._is_plain(event, place, depth))
+            node = Node(place, self._sendable(event.value, place), plain=self._is_plain(event, place, depth))
         elif isinstance(event, yaml.SequenceStartEvent):
             self._tag(event.tag, "seq", place, depth)
             items = []
@@ -199,10 +199,11 @@ class Builder:
         if len(self.problems) >= MOST_PROBLEMS:
             raise StopError(replace(problem, message="more is wrong than is told here: begin with the first"))
 
-    def _check_text(self, text: str, place: Place) -> None:
+    def _sendable(self, text: str, place: Place) -> str:
         # Only an escape in double quotes can name such a character; it would fail later, when it is sent.
-        if match := re.search("[\\0\ud800-\udfff]", text):
+        if match := _UNSENDABLE.search(text):
             self._wrong(place.problem(f"the character U+{ord(match[0]):04X} cannot stand in a text: remove it"))
+        return _UNSENDABLE.sub("", text)
 
     def _check_depth(self, depth: int, place: Place) -> None:
         if depth > DEEPEST:

@@ -78,7 +78,7 @@ def test_each_host_is_told_who_belongs_to_the_cluster(service: Service) -> None:
     """~/.flambed/cluster.json has the orchestrator and every factory, with the addresses by which they reach each other."""
     status = service.status()
     for instance in status["instances"]:
-        told = json.loads(service.ctl("ssh", "c", instance["id"], "--", "cat", ".flambed/cluster.json").stdout)
+        told = json.loads(service.lab.instance(instance["id"])["host"]["files"]["/home/ubuntu/.flambed/cluster.json"])
         members = [told["orchestrator"], *told["factories"]]
         assert [(m["id"], m["role"], m["address"]) for m in members] == [
             (i["id"], i["role"], i["private_host"]) for i in status["instances"]
@@ -160,9 +160,12 @@ def test_doctor_finds_everything_in_order(service: Service) -> None:
     assert len(ended.document) >= 3
 
 
-@pytest.mark.seed("S20", "S21", "S26")
+@pytest.mark.seed("S20", "S21")
 def test_instances_are_listed_by_creator_and_found_by_host(service: Service) -> None:
-    """With role, cluster and tags as a mapping; nothing found is an empty list, and no host never matches."""
+    """With role, cluster and tags as a mapping; nothing found is an empty list.
+
+    The lab's public addresses equal the private ones: that the public one is looked at is shown in tests/test_survey.py.
+    """
     listed = service.api("GET", f"/v1/instances?creator={CREATOR}").document
     status = service.status()
     assert {i["id"] for i in listed} == {i["id"] for i in status["instances"]}

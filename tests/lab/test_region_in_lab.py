@@ -259,6 +259,7 @@ async def test_a_refusal_of_capacity_and_a_lost_answer_have_their_reasons(
     assert len(lab.calls(began, action="RunInstances")) == 3
 
 
+@pytest.mark.seed("C04")
 async def test_alarms_are_put_within_the_quota_and_read_back_as_they_were_meant(
     endpoint: Callable[[LabProcess], None],
 ) -> None:

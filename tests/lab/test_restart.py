@@ -88,7 +88,8 @@ def test_a_service_that_starts_again_finds_its_ready_cluster_as_it_was(service: 
     status = service.until_phase("ready")
     kept = ("phase", "owner", "id", "instances")
     assert {name: status[name] for name in kept} == {name: before[name] for name in kept}
-    assert service.ctl("ssh", "c", "--", "cat", "runs").stdout == "x\n"
+    for instance in status["instances"]:
+        assert service.lab.instance(instance["id"])["host"]["files"]["/home/ubuntu/runs"] == "x\n"
     assert launches(service) == runs
     assert [c["action"] for c in service.lab.calls(since) if c["action"].startswith(("Run", "Create", "Term"))] == []
     service.down()

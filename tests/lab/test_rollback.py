@@ -95,9 +95,9 @@ def test_an_instance_that_ends_while_it_boots_is_replaced(service: Service) -> N
     service.down()
 
 
-@pytest.mark.seed("S27", "S29", "S12")
-def test_without_an_image_nothing_is_launched_and_the_ways_out_are_told(service: Service) -> None:
-    """An unknown id, and an instance type that does not exist: refused before a RunInstances."""
+@pytest.mark.seed("S38")
+def test_an_image_or_a_type_that_there_is_not_is_told_before_anything_is_launched(service: Service) -> None:
+    """An unknown id, and a mistyped instance type with the nearest one: refused before a RunInstances."""
     begun = len(service.lab.calls())
     ended = service.ctl("up", service.file(factory_ami="ami-0123456789abcdef0"))
     assert ended.code == 1, ended

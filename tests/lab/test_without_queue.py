@@ -7,6 +7,9 @@ from itertools import pairwise
 from tests.lab.labproc import LabProcess
 from tests.lab.serviceproc import start_service
 
+BOUND = 15.0
+"""Seconds from an order to its end: a few spaced looks, and far less than the slow survey would take."""
+
 
 def test_without_a_queue_a_cluster_comes_up_and_goes_by_spaced_looks(lab: LabProcess) -> None:
     """It takes longer, nobody reads a queue, and no two looks are within a second of each other."""
@@ -24,12 +27,14 @@ def test_without_a_queue_a_cluster_comes_up_and_goes_by_spaced_looks(lab: LabPro
 
 
 def test_a_queue_that_is_not_there_is_told_and_does_not_stop_a_cluster(lab: LabProcess) -> None:
-    """The log names the queue, once; the cluster is looked at as if there were none."""
+    """The log names the queue; the cluster is looked at as if there were none, comes up and goes."""
     missing = f"{lab.info['queues']['us-east-1']}-missing"
     with start_service(lab, events__queues={"us-east-1": missing}) as service:
         accepted = service.ctl("up", service.file(factories_num=1), "--detach")
         assert accepted.code == 0, accepted
-        [line] = service.until_logged("region.queue_unreachable")
+        line = service.until_logged("region.queue_unreachable")[0]
         assert missing in line["message"] or "queue" in line["message"].lower(), line
+        service.until_phase("ready", within=BOUND)
         assert service.ctl("doctor").code == 1
         assert service.ctl("down", "c", "--yes", "--detach").code == 0
+        service.until_phase("gone", within=BOUND)

@@ -88,6 +88,15 @@ def test_an_up_with_fewer_factories_keeps_them_unless_it_may_shrink() -> None:
     story.decides()
     story.finds(*everyone)
     assert story.decides() == ["terminate i-1"]
+    assert story.world.phase == "converging"
+    story.ends("Terminate", facts.TerminationAccepted(at=story.now, instances=("i-1",)))
+    story.decides()
+    assert story.world.phase == "converging"
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-1", Role.FACTORY, "terminated"),)))
+    story.decides()
+    story.informs()
+    assert story.decides() == []
+    assert story.world.phase == "ready"
 
 
 @pytest.mark.seed("S31")

@@ -392,3 +392,51 @@ def test_a_fresh_id_that_terminate_does_not_know_is_asked_to_terminate_again() -
     story.passes(31)
     assert any(line == "terminate i-0" for line in story.decides())
     assert Key("terminate", "i-0") in story.world.in_flight
+
+
+def test_an_up_tries_failed_hosts_again_with_the_mended_commands() -> None:
+    """The user corrects the file and runs `up`: that is enough."""
+    story = Story()
+    half_ready(story, cluster(factories_num=2, factories_timeout=1))
+    story.up(cluster(factories_num=2, factories_timeout=1, setup_cmds=("mended",)))
+    lines = story.decides()
+    assert "set up i-0 from 0" in lines
+    assert story.world.phase == "converging"
+    [action] = [a for a in story.running if isinstance(a, SetUp) and a.instance == "i-0"]
+    assert (action.commands, action.attempt) == (("mended",), 1)
+
+
+def test_hosts_that_failed_alike_are_told_of_in_one_go() -> None:
+    """Thirty hosts with one cause are one line, not thirty."""
+    story = Story()
+    asked_for(story, cluster(factories_num=30))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, *(f"i-{number}" for number in range(30)))
+    story.runs(*story.world.instances)
+    story.decides()
+    story.described(*everyone(story))
+    story.decides()
+    story.tags()
+    story.sets_up("i-o")
+    story.ends("SetUp", reason=Reason.COMMAND_FAILED, say="set-up command 1 of 1 ended with 3")
+    story.decides()
+    told = "30 hosts (x_factory_0, x_factory_1, x_factory_2, ...): set-up command 1 of 1 ended with 3"
+    assert story.world.reason == f"{told}; mend it and run `flambectl retry x`"
+
+
+@pytest.mark.seed("C02")
+def test_while_events_cannot_be_read_instances_are_looked_at_instead() -> None:
+    """A queue that cannot be read is as good as none; once it can, everything is looked at, once."""
+    story = Story(has_events=True)
+    story.happens(facts.EventsLost(at=story.now))
+    asked_for(story, cluster(factories_num=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, "i-0")
+    story.decides()
+    story.passes(2)
+    assert story.decides() == ["describe i-0 i-o"]
+    story.described(*everyone(story))
+    story.decides()
+    story.happens(facts.EventsResumed(at=story.now))
+    story.passes(2)
+    assert "describe i-0 i-o" in story.decides()

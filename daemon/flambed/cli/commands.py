@@ -285,7 +285,7 @@ def _confirm(args: argparse.Namespace, console: Console, question: str, names: t
         return
     if not sys.stdin.isatty():
         raise FailureError(Exit.USAGE, "nobody can be asked here, as stdin is no terminal: give --yes to terminate")
-    console.write(f"{question} Type {'its name or ' if names else ''}y: ")
+    console.ask(f"{question} Type {'its name or ' if names else ''}y: ")
     answer = sys.stdin.readline().strip()
     if answer not in {"y", "Y", "yes", *names}:
         raise FailureError(Exit.INTERRUPTED, "nothing was terminated")

@@ -54,6 +54,11 @@ class Console:
         self._err.write(f"{printable(text)}\n")
         self._err.flush()
 
+    def ask(self, question: str) -> None:
+        """Put a question to a person: on stderr, so that stdout holds answers only."""
+        self._err.write(question)
+        self._err.flush()
+
     def write(self, text: str) -> None:
         """Write to stdout as it is; for cursor control."""
         self._out.write(text)

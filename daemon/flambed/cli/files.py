@@ -138,18 +138,28 @@ def _bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             raw = file.read(yamlfile.MOST_BYTES + 1)
             size = max(len(raw), os.fstat(file.fileno()).st_size)
+    except FileNotFoundError:
+        raise _unread(path, "there is no such file: check the path, or begin with an example from config/clusters") from None
+    except IsADirectoryError:
+        raise _unread(path, "this is a folder: name the cluster file in it") from None
+    except PermissionError:
+        raise _unread(path, f"you may not read this file: have its owner run chmod +r {path}") from None
     except OSError as error:
-        raise FailureError(Exit.USAGE, "", [f"{path}: the file cannot be read: {error.strerror}"]) from error
+        raise _unread(path, f"the file cannot be read: {error.strerror}") from error
     if size > yamlfile.MOST_BYTES:
         message = f"the file has {size:,} bytes and may have {yamlfile.MOST_BYTES:,}: is it the right one?"
         raise FailureError(Exit.USAGE, "", [f"{path}:1:1: {message}"])
     return raw
 
 
+def _unread(path: Path, message: str) -> FailureError:
+    return FailureError(Exit.USAGE, "", [f"{path}: {message}"])
+
+
 def _document(text: str, path: str, overrides: Sequence[str]) -> yamlfile.Document | None:
     """Return the file with the places of its values; None where it is no mapping, which `parse` has told."""
     try:
-        document = yamlfile.load(text, source=path, root_tags=("!AWSCluster",))
+        document = yamlfile.load(text, source=path, root_tags=("!AWSCluster",), mendable=[])
     except ClusterConfigurationError:
         return None
     validation.override(document, overrides)

@@ -107,11 +107,20 @@ def error_answers(emit: Emit) -> Middleware:
             path=request.path,
             status=status,
             code=told["error"]["code"],
-            message=told["error"]["message"],
+            message=_for_the_log(told),
         )
         return document(told, status=status, headers=headers)
 
     return middleware
+
+
+def _for_the_log(told: Mapping[str, Any]) -> str:
+    """Return what the log says of a refusal: not what a document or a query contains, which may be a secret."""
+    error = told["error"]
+    if error["code"] not in ("bad_document", "unreadable"):
+        return str(error["message"])
+    places = [f"{one['line']}:{one['column']}" for one in error["detail"] if one["line"] is not None]
+    return f"{max(len(error['detail']), 1)} mistakes" + (f", at {', '.join(places)}" if places else "")
 
 
 async def stream(

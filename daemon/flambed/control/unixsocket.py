@@ -32,7 +32,7 @@ def listen(path: Path) -> socket.socket:
     """
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         _remove_stale(path)
         server.bind(str(path))
         # Nobody can connect yet: that needs listen(), which comes with the server.
@@ -47,6 +47,15 @@ def listen(path: Path) -> socket.socket:
         raise
     server.setblocking(False)
     return server
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder, and those above it, that everybody may pass through, whatever the umask is."""
+    if path.exists():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    path.chmod(0o755)
 
 
 def inherited(descriptor: int) -> socket.socket:

@@ -128,6 +128,16 @@ class ServiceStarted(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventsLost(Fact):
+    """The queue that tells of state changes cannot be read: instances are looked at instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsResumed(Fact):
+    """The queue can be read again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActionsBegan(Fact):
     """The loop started these actions."""
 
@@ -373,7 +383,7 @@ FACTS: Mapping[str, type[Fact]] = {
     kind.__name__: kind
     for kind in (
         UpRequested, DownRequested, RetryRequested, HoldPlaced, HoldReleased,
-        ServiceStarted, ActionsBegan, ActionEnded, ActionFailed, PhaseChanged,
+        ServiceStarted, EventsLost, EventsResumed, ActionsBegan, ActionEnded, ActionFailed, PhaseChanged,
         ClusterSurveyed, LaunchPrepared, LaunchIntended, LaunchAnswered, LaunchAbandoned,
         StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted, StartAccepted,
         HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,

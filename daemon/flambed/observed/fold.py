@@ -60,7 +60,11 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
         converged_at=None,
         specs=world.specs if same_machines else {},
         launch_failures={},
-        instances={i.id: i for i in (_earlier(world, i) for i in world.instances.values()) if i is not None},
+        instances={
+            i.id: _tried_again(i, fact.at)
+            for i in (_earlier(world, i) for i in world.instances.values())
+            if i is not None
+        },
         strangers=(),
         losses=0,
         failures={key: f for key, f in world.failures.items() if key.kind == "terminate"},
@@ -83,19 +87,25 @@ def _down_requested(world: World, fact: facts.DownRequested) -> World:
 
 def _retry_requested(world: World, fact: facts.RetryRequested) -> World:
     for instance in list(world.instances.values()):
-        if instance.stage is not Stage.FAILED or (fact.instances and instance.id not in fact.instances):
+        if fact.instances and instance.id not in fact.instances:
             continue
-        ended = instance.failure is not None and instance.failure.reason is Reason.COMMAND_FAILED
-        again = replace(
-            instance.to(Stage.RUNNING, fact.at),
-            reach_from=fact.at,
-            setup_from=fact.at,
-            failure=None,
-            attempt=instance.attempt + (1 if ended else 0),
-        )
-        world = _without_failure(world.with_instance(again), Key("setup", instance.id))
+        world = _without_failure(world.with_instance(_tried_again(instance, fact.at)), Key("setup", instance.id))
         world = _without_failure(world, Key("host_key", instance.id))
     return replace(world, launch_failures={}, losses=0, requested_at=fact.at) if world.wanted else world
+
+
+def _tried_again(instance: Instance, at: float) -> Instance:
+    """Return a failed host as one that is to be set up, the command that ended badly under a new attempt."""
+    if instance.stage is not Stage.FAILED:
+        return instance
+    ended = instance.failure is not None and instance.failure.reason is Reason.COMMAND_FAILED
+    return replace(
+        instance.to(Stage.RUNNING, at),
+        reach_from=at,
+        setup_from=at,
+        failure=None,
+        attempt=instance.attempt + (1 if ended else 0),
+    )
 
 
 def _hold_placed(world: World, fact: facts.HoldPlaced) -> World:
@@ -119,7 +129,20 @@ def _service_started(world: World, fact: facts.ServiceStarted) -> World:
     for key in world.in_flight:
         if key.kind == "launch":  # it may have been called, and its answer lost
             world = _change_intent(world, key.subject, uncertain=True)
-    return replace(world, in_flight={}) if world.in_flight else world
+    return replace(world, in_flight={}, events_lost=False)
+
+
+def _events_lost(world: World, _fact: facts.EventsLost) -> World:
+    return world if world.events_lost else replace(world, events_lost=True)
+
+
+def _events_resumed(world: World, fact: facts.EventsResumed) -> World:
+    if not world.events_lost:
+        return world
+    for instance in list(world.instances.values()):
+        if instance.stage is not Stage.GONE and instance.doubted_at is None:  # nobody listened meanwhile
+            world = world.with_instance(replace(instance, doubted_at=fact.at))
+    return replace(world, events_lost=False)
 
 
 def _actions_began(world: World, fact: facts.ActionsBegan) -> World:
@@ -263,6 +286,8 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.HoldPlaced: _hold_placed,
     facts.HoldReleased: _hold_released,
     facts.ServiceStarted: _service_started,
+    facts.EventsLost: _events_lost,
+    facts.EventsResumed: _events_resumed,
     facts.ActionsBegan: _actions_began,
     facts.ActionEnded: _action_ended,
     facts.ActionFailed: _action_failed,

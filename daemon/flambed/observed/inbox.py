@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from flambed.aws import AwsError
-from flambed.observed.facts import InterruptionNotified, StateNotified
+from flambed.observed.facts import EventsLost, EventsResumed, InterruptionNotified, StateNotified
 
 if TYPE_CHECKING:
     from flambed.region import Region
@@ -165,6 +165,7 @@ class Inbox:
             self._region.emit(
                 "region.queue_unreachable", region=self._region.name, code=error.code, message=error.message
             )
+            self._region.tell_all(lambda at: EventsLost(at=at))
         self.trouble = error.message
         await asyncio.sleep(self._pause)
         self._pause = min(self._pause * 2, 60.0)
@@ -172,4 +173,5 @@ class Inbox:
     def _found(self) -> None:
         if self.trouble is not None:
             self._region.emit("region.queue_recovered", region=self._region.name)
+            self._region.tell_all(lambda at: EventsResumed(at=at))
         self.trouble, self._pause = None, 1.0

@@ -63,6 +63,7 @@ class World:
     strangers: tuple[str, ...] = ()  # carry our tags, and are not ours; as of the last look
     losses: int = 0  # instances that ended before the cluster was first ready
 
+    events_lost: bool = False  # the queue that tells of state changes cannot be read
     in_flight: Mapping[Key, float] = field(default_factory=dict)
     failures: Mapping[Key, Failure] = field(default_factory=dict)
     hold: Hold | None = None

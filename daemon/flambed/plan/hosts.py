@@ -63,7 +63,7 @@ def _look_due(draft: Draft, instance: Instance) -> float | None:
 
 def _patience(draft: Draft, instance: Instance) -> float:
     """Return how long an instance may say nothing before it is looked at: an event should come first, if there are any."""
-    if draft.rules.has_events:
+    if draft.rules.has_events and not draft.world.events_lost:
         return min(30.0 * 2.0**instance.looks, 300.0)
     return min(2.0 * 1.5**instance.looks, 15.0)
 

@@ -8,6 +8,9 @@ from flambed.observed.instance import UNDER_WAY, Ending, Instance, Stage
 from flambed.plan.draft import Draft
 from flambed.plan.launching import HOPELESS, deadline, enough, lacking, missing, trouble
 
+FEW = 3
+"""How many hosts are named one by one in a reason."""
+
 
 def phase_of(draft: Draft) -> tuple[str, str | None]:
     """Return the phase (converging, ready, degraded, failed, stopping or gone) and the reason, if there is one to give."""
@@ -42,11 +45,21 @@ def _moving(draft: Draft) -> bool:
         return True
     if world.converged_at is None and _will_launch(draft):
         return True
+    if world.shrink and _shrinking(draft):
+        return True
     told = draft.description_digest
     return any(
         i.stage is Stage.READY and (i.setup_done != draft.setup or (i.informed != told and not _cannot_tell(draft, i)))
         for i in world.instances.values()
     )
+
+
+def _shrinking(draft: Draft) -> bool:
+    """Whether factories that are too many are on their way out."""
+    factories = draft.world.of(Role.FACTORY)
+    surplus = [i for i in factories if i.alive][draft.desired.factories_num :]
+    stuck = any(Key("terminate", i.id) in draft.world.failures for i in surplus)
+    return (bool(surplus) and not stuck) or any(i.stage is Stage.STOPPING and i.ending for i in factories)
 
 
 def _will_launch(draft: Draft) -> bool:
@@ -94,19 +107,28 @@ def _problems(draft: Draft) -> list[str]:
             why = failure.message if failure else (lost[-1].why if lost and lost[-1].why else "ended from outside")
             names = "the orchestrator" if role is Role.ORCHESTRATOR else f"{short} of {desired.factories_num} factories"
             found.append(f"{names} missing: {why}; `flambectl up` launches what is missing")
+    failed: dict[str, list[str]] = {}
     for instance in world.instances.values():
+        name = desired.instance_name(instance.role, instance.index)
         if instance.stage is Stage.FAILED and instance.failure is not None:
-            name = desired.instance_name(instance.role, instance.index)
-            found.append(f"{name}: {instance.failure.message}; mend it and run `flambectl retry {desired.name}`")
+            failed.setdefault(instance.failure.message.replace(instance.id, "it"), []).append(name)
         elif instance.stopped:
-            name = desired.instance_name(instance.role, instance.index)
             failure = world.failures.get(Key("start", instance.id))
             why = f"cannot be started: {failure.message}" if failure else "was stopped from outside"
             found.append(f"{name} {why}; `flambectl up` starts it")
         elif instance.stage is Stage.READY and (failure := world.failures.get(Key("inform", instance.id))):
-            name = desired.instance_name(instance.role, instance.index)
             found.append(f"{name} does not know who belongs to the cluster: {failure.message}")
+    found += [f"{_some(names)}: {message}" for message, names in failed.items()]
+    if failed:
+        found.append(f"mend it and run `flambectl retry {desired.name}`")
     return found
+
+
+def _some(names: list[str]) -> str:
+    """Return hosts' names; of many only their number and the first ones."""
+    if len(names) <= FEW:
+        return ", ".join(names)
+    return f"{len(names)} hosts ({', '.join(names[:FEW])}, ...)"
 
 
 def _stubborn(draft: Draft) -> str | None:
