@@ -150,11 +150,6 @@ class FakeEc2(Fake):
         await self._called("start_instances", params)
         return {}
 
-    async def describe_account_attributes(self, **params: Any) -> Answer:
-        await self._called("describe_account_attributes", params)
-        limit = {"AttributeName": "max-instances", "AttributeValues": [{"AttributeValue": "20"}]}
-        return {"AccountAttributes": [limit]}
-
     async def monitor_instances(self, **params: Any) -> Answer:
         await self._called("monitor_instances", params)
         return {}

@@ -391,6 +391,19 @@ async def test_down_asks_a_person_on_a_terminal(ctl: Ctl, answer: str, code: int
     assert bool(ctl.service.calls) is called
 
 
+async def test_the_question_of_down_leaves_stdout_to_the_answer(ctl: Ctl) -> None:
+    """With --json stdout is one document, also where a person was asked."""
+    master, slave = pty.openpty()
+    process = await ctl.start("down", "old", "--detach", "--json", stdin=slave)
+    os.close(slave)
+    os.write(master, b"y\n")
+    end = await ended(process)
+    os.close(master)
+    assert (end.code, end.document["phase"]) == (0, "stopping")
+    assert end.out.startswith("{")
+    assert end.err.endswith("Type its name or y: ")
+
+
 async def test_down_all_and_down_without_a_name(ctl: Ctl) -> None:
     """--all takes every cluster down, for root; neither and both are bad usage."""
     assert (await ctl("down")).code == 2

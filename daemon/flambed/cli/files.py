@@ -139,7 +139,9 @@ def _bytes(path: Path) -> bytes:
             raw = file.read(yamlfile.MOST_BYTES + 1)
             size = max(len(raw), os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
-        raise _unread(path, "there is no such file: check the path, or begin with an example from config/clusters") from None
+        raise _unread(
+            path, "there is no such file: check the path, or begin with an example from config/clusters"
+        ) from None
     except IsADirectoryError:
         raise _unread(path, "this is a folder: name the cluster file in it") from None
     except PermissionError:

@@ -73,9 +73,16 @@ class Gate:
         if (fault := verdict.error) and fault.when == "before":
             return fault.code, fault.message, fault.status
         if self.quotas is None:
-            return None
+            return _dry_run(call)
         with self.lock:
-            return self.quotas.refuse(call)
+            return self.quotas.refuse(call) or _dry_run(call)
+
+
+def _dry_run(call: Call) -> tuple[str, str, int] | None:
+    """The answer to a dry run, but for RunInstances, which checks its parameters as well (see `launches`)."""
+    if call.service == "ec2" and call.action != "RunInstances" and str(call.params.get("DryRun")).lower() == "true":
+        return "DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412
+    return None
 
 
 def _error(call: Call, code: str, message: str, status: int, start_response: StartResponse) -> Iterable[bytes]:
