@@ -153,6 +153,15 @@ class Story:
 
     # --- shortcuts --------------------------------------------------------------------------------------------
 
+    def asks(self, wanted: Cluster | None = None) -> None:
+        """Tell the usual beginning, up to the point where RunInstances is called for both roles."""
+        self.up(wanted)
+        self.decides()
+        self.finds()
+        self.decides()
+        self.prepares()
+        self.decides()
+
     def finds(self, *seen: Seen) -> None:
         """The look by tag ends."""
         self.ends("Find", facts.ClusterSurveyed(at=self.now, instances=seen, began=self.now))
@@ -208,12 +217,7 @@ class Story:
     def becomes_ready(self, wanted: Cluster | None = None) -> None:
         """Tell the usual life up to ready: orchestrator i-o and factories i-0, i-1, ..."""
         wanted = wanted or cluster()
-        self.up(wanted)
-        self.decides()
-        self.finds()
-        self.decides()
-        self.prepares()
-        self.decides()
+        self.asks(wanted)
         factories = [f"i-{number}" for number in range(wanted.factories_num)]
         self.launches(Role.ORCHESTRATOR, "i-o")
         self.launches(Role.FACTORY, *factories)

@@ -16,12 +16,7 @@ from tests.stories.story import Story, cluster, see
 
 def launched(story: Story, **changes: object) -> None:
     """Bring a cluster of an orchestrator and one factory to the point where EC2 has answered."""
-    story.up(cluster(factories_num=1, **changes))
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks(cluster(factories_num=1, **changes))
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0")
     story.decides()

@@ -104,12 +104,7 @@ def test_an_up_with_fewer_factories_keeps_them_unless_it_may_shrink() -> None:
 def test_a_launch_that_cannot_succeed_is_rolled_back_at_once(reason: Reason) -> None:
     """Only factories came: they are given back, and the user is told AWS's own words."""
     story = Story()
-    story.up()
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks()
     story.launches(Role.FACTORY, "i-0", "i-1")
     story.ends("Launch", reason=reason, say="EC2 refuses t3.large")
     assert story.decides() == ["terminate i-0 i-1"]
@@ -127,12 +122,7 @@ def test_a_launch_that_cannot_succeed_is_rolled_back_at_once(reason: Reason) -> 
 def test_no_capacity_is_asked_for_again_until_the_deadline_and_then_rolled_back() -> None:
     """The orchestrator waits for factories for 15 minutes, not for ever."""
     story = Story()
-    story.up()
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks()
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.ends("Launch", reason=Reason.NO_CAPACITY, say="no g3.4xlarge in us-east-1a")
     assert story.decides() == []
@@ -150,12 +140,7 @@ def test_no_capacity_is_asked_for_again_until_the_deadline_and_then_rolled_back(
 def test_an_orchestrator_that_is_set_up_waits_for_the_first_factories_and_is_not_degraded() -> None:
     """What may still be rolled back is not settled: `up` goes on waiting until the deadline."""
     story = Story()
-    story.up()
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks()
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.ends("Launch", reason=Reason.NO_CAPACITY, say="no g3.4xlarge in us-east-1a")
     story.runs("i-o")
@@ -189,12 +174,7 @@ def test_what_existed_before_is_left_alone_by_a_roll_back() -> None:
 def test_some_but_not_all_factories_are_a_degraded_cluster_that_asks_again() -> None:
     """EC2 gave one of two: it is set up and used, and the other one is asked for under a new token."""
     story = Story()
-    story.up()
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks()
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0")
     assert story.decides() == []
@@ -219,12 +199,7 @@ def test_some_but_not_all_factories_are_a_degraded_cluster_that_asks_again() -> 
 def test_an_instance_lost_before_ready_is_replaced_three_times() -> None:
     """Launches that die are tried again, not for ever; the reason is EC2's."""
     story = Story()
-    story.up(cluster(factories_num=1))
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks(cluster(factories_num=1))
     story.launches(Role.ORCHESTRATOR, "i-o")
     for number in range(4):
         story.launches(Role.FACTORY, f"i-{number}")
@@ -278,12 +253,7 @@ def test_a_crash_after_the_intent_calls_again_with_the_same_token() -> None:
 def test_a_launch_without_a_certain_answer_is_repeated_with_its_token(reason: Reason) -> None:
     """A throttled or lost call is the same call the next time."""
     story = Story()
-    story.up()
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks()
     story.launches(Role.FACTORY, "i-0", "i-1")
     story.ends("Launch", reason=reason)
     assert story.decides() == []

@@ -25,19 +25,9 @@ def everyone(story: Story) -> list[Seen]:
     return [see(i.id, i.role, "running") for i in story.world.instances.values() if i.stage is not Stage.GONE]
 
 
-def asked_for(story: Story, wanted: Cluster | None = None) -> None:
-    """Bring a cluster to the point where RunInstances was called for both roles."""
-    story.up(wanted)
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
-
-
 def half_ready(story: Story, wanted: Cluster) -> None:
     """Bring a cluster to `degraded`: the set-up of i-0 failed, the others are ready."""
-    asked_for(story, wanted)
+    story.asks(wanted)
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, *(f"i-{number}" for number in range(wanted.factories_num)))
     story.runs(*story.world.instances)
@@ -102,7 +92,7 @@ def test_what_ended_by_idleness_is_not_launched_again_by_a_cluster_that_was_neve
 def test_a_host_that_dies_while_it_boots_is_a_loss_whatever_its_timeout() -> None:
     """With a timeout of 0 too: three are replaced, not one after the other for ever."""
     story = Story()
-    asked_for(story, cluster(factories_num=1, factories_timeout=0))
+    story.asks(cluster(factories_num=1, factories_timeout=0))
     story.launches(Role.ORCHESTRATOR, "i-o")
     launches = 0
     for number in range(8):
@@ -152,7 +142,7 @@ def test_a_host_that_lived_without_a_timeout_is_seeded_when_it_gets_one() -> Non
 def test_a_host_that_booted_while_the_service_was_away_is_seeded() -> None:
     """Hours of idleness passed before its first alarm."""
     story = Story()
-    asked_for(story, cluster(factories_num=1, factories_timeout=1))
+    story.asks(cluster(factories_num=1, factories_timeout=1))
     story.launches(Role.FACTORY, "i-0")
     story.runs("i-0")
     story.passes(8 * HOUR)
@@ -210,7 +200,7 @@ def test_new_commands_on_a_ready_host_are_a_vote() -> None:
 def test_an_instance_that_was_only_believed_gone_is_taken_back_and_given_back() -> None:
     """EC2 did not show it for ten minutes, and then did: it bills, so `down` ends it."""
     story = Story()
-    asked_for(story, cluster(factories_num=1))
+    story.asks(cluster(factories_num=1))
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0")
     story.happens(facts.StateNotified(at=story.now, instance="i-0", state="stopping"))
@@ -237,7 +227,7 @@ def test_what_ec2_said_is_terminated_never_comes_back() -> None:
 def test_a_launch_whose_answer_was_lost_is_not_dropped_because_a_later_call_was_refused(then: Reason) -> None:
     """It may have created machines: `down` is not done before it is certain what became of it."""
     story = Story()
-    asked_for(story)
+    story.asks()
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.ends("Launch", reason=Reason.TRANSIENT)
     story.passes(2)
@@ -264,7 +254,7 @@ def test_a_launch_whose_answer_was_lost_is_not_dropped_because_a_later_call_was_
 def test_a_launch_under_way_at_a_crash_is_not_dropped_as_throttled() -> None:
     """The first call was throttled, the second one may have been accepted."""
     story = Story()
-    asked_for(story)
+    story.asks()
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.ends("Launch", reason=Reason.THROTTLED)
     story.passes(5)
@@ -278,7 +268,7 @@ def test_a_launch_under_way_at_a_crash_is_not_dropped_as_throttled() -> None:
 def test_a_token_that_has_expired_is_not_used_again() -> None:
     """After a day the same call would launch anew: what it made is looked up by tag instead."""
     story = Story()
-    asked_for(story, cluster(factories_num=1))
+    story.asks(cluster(factories_num=1))
     story.running.clear()
     story.passes(30 * HOUR)
     story.happens(facts.ServiceStarted(at=story.now))
@@ -293,7 +283,7 @@ def test_a_token_that_has_expired_is_not_used_again() -> None:
 def test_a_second_up_does_not_spare_the_first_ones_machines_a_roll_back() -> None:
     """Nothing was ready in between: all that was launched for this cluster goes."""
     story = Story()
-    asked_for(story)
+    story.asks()
     story.launches(Role.FACTORY, "i-0", "i-1")
     story.ends("Launch", reason=Reason.NO_CAPACITY)
     story.decides()
@@ -348,7 +338,7 @@ def test_a_stopped_instance_that_cannot_be_started_leaves_a_degraded_cluster(rea
 def test_a_cluster_that_lacks_some_factories_stays_degraded_while_it_asks_again() -> None:
     """It does not flap between two phases."""
     story = Story()
-    asked_for(story)
+    story.asks()
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0")
     story.runs("i-o", "i-0")
@@ -384,7 +374,7 @@ def test_a_started_instance_is_connected_to_at_its_new_public_address() -> None:
 def test_a_fresh_id_that_terminate_does_not_know_is_asked_to_terminate_again() -> None:
     """Not found is not gone: EC2 may not know it everywhere yet."""
     story = Story()
-    asked_for(story, cluster(factories_num=1))
+    story.asks(cluster(factories_num=1))
     story.launches(Role.FACTORY, "i-0")
     story.happens(facts.DownRequested(at=story.now, by=1))
     story.decides()
@@ -409,7 +399,7 @@ def test_an_up_tries_failed_hosts_again_with_the_mended_commands() -> None:
 def test_hosts_that_failed_alike_are_told_of_in_one_go() -> None:
     """Thirty hosts with one cause are one line, not thirty."""
     story = Story()
-    asked_for(story, cluster(factories_num=30))
+    story.asks(cluster(factories_num=30))
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, *(f"i-{number}" for number in range(30)))
     story.runs(*story.world.instances)
@@ -429,7 +419,7 @@ def test_while_events_cannot_be_read_instances_are_looked_at_instead() -> None:
     """A queue that cannot be read is as good as none; once it can, everything is looked at, once."""
     story = Story(has_events=True)
     story.happens(facts.EventsLost(at=story.now))
-    asked_for(story, cluster(factories_num=1))
+    story.asks(cluster(factories_num=1))
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0")
     story.decides()

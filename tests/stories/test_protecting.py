@@ -17,12 +17,7 @@ HOURS = 3600.0
 
 def running(story: Story, **changes: object) -> None:
     """Bring an orchestrator and a factory to `running`."""
-    story.up(cluster(factories_num=1, **changes))
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks(cluster(factories_num=1, **changes))
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0")
     story.runs("i-o", "i-0")

@@ -34,12 +34,7 @@ def test_down_ends_when_ec2_has_confirmed() -> None:
 def test_down_in_the_middle_of_a_launch_learns_what_it_created_and_ends_it() -> None:
     """A RunInstances without an answer is asked again, for what it made has to be given back."""
     story = Story()
-    story.up()
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks()
     story.happens(facts.DownRequested(at=story.now, by=1000))
     assert story.decides() == []
     story.launches(Role.ORCHESTRATOR, "i-o")
@@ -56,12 +51,7 @@ def test_down_in_the_middle_of_a_launch_learns_what_it_created_and_ends_it() -> 
 def test_a_throttled_launch_is_dropped_by_down() -> None:
     """Throttled means that nothing was created: nothing has to be asked again."""
     story = Story()
-    story.up()
-    story.decides()
-    story.finds()
-    story.decides()
-    story.prepares()
-    story.decides()
+    story.asks()
     story.ends("Launch", reason=Reason.THROTTLED)
     story.happens(facts.DownRequested(at=story.now, by=1000))
     assert story.decides() == []
