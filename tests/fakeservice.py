@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flambed.access import Caller
@@ -73,10 +74,10 @@ class FakeService:
                 cluster.update(values)
             self._changed.notify_all()
 
-    async def happen(self, event: str, **fields: Any) -> None:
+    async def happen(self, event: str, level: str = "info", **fields: Any) -> None:
         """Add an event, and tell its followers."""
         async with self._changed:
-            self.happened.append({"timestamp": "2026-01-31T09:00:00.000Z", "level": "info", "event": event, **fields})
+            self.happened.append({"timestamp": "2026-01-31T09:00:00.000Z", "level": level, "event": event, **fields})
             self._changed.notify_all()
 
     def _called(self, name: str, caller: Caller, **arguments: Any) -> None:
@@ -165,7 +166,14 @@ class FakeService:
         self._called("hold", caller, ref=ref, seconds=seconds, why=why)
         if seconds > 72 * 3600:
             raise ClusterConfigurationError([Problem("a hold may last 72h at most (idle.max_hold)")], "hold")
-        return self._find(ref)
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        cluster = self._find(ref)
+        cluster["hold"] = {
+            "until": until.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "why": why,
+            "by": caller.uid,
+        }
+        return cluster
 
     async def release(self, caller: Caller, ref: str) -> dict[str, Any]:
         self._called("release", caller, ref=ref)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import pty
@@ -12,16 +13,20 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flambed.access import Rules
-from flambed.cli import arguments, commands, completion, show
-from flambed.cli.console import columns_of, cut, printable, table
+from flambed.cli import arguments, commands, completion, outcome, reasons, show, times
+from flambed.cli.client import Client
+from flambed.cli.console import Console, columns_of, cut, printable, table
+from flambed.cli.failure import Exit, FailureError
 from flambed.control import Control
 from flambed.errors import ClusterConfigurationError, ConflictError, FlambedError, NotAllowedError, Problem
 from tests.fakeservice import CREATOR, PUBLIC_KEY, FakeService, instance, status
@@ -163,25 +168,54 @@ async def test_up_that_does_not_end_well_names_the_host_its_command_its_output_a
 ) -> None:
     """Exit code 1, and all of that on stderr; an output can play no tricks on the terminal."""
     ctl.service.outputs = [
-        {"instance": "i-00000000000000001", "name": "demo_factory_0", "number": 2, "attempt": 1,
-         "command": "make it", "code": 7, "output": "one\n" * 30 + "no rule to \x1b]0;make\x07 it\n"},
+        {"instance": f"i-0000000000000000{number}", "name": f"demo_factory_{number - 1}", "number": 2, "attempt": 1,
+         "command": "make it", "code": 7, "output": "one\n" * 30 + "no rule to \x1b]0;make\x07 it\n"}
+        for number in (1, 2)
     ]  # fmt: skip
     process = await ctl.start("up", "demo.yaml")
     await reader_of(process, "requested 3")
     await ctl.service.change(
         phase=phase,
-        reason="1 host failed",
-        instances=stages(ctl.service, "ready", "failed", "ready", reason="command 3 ended with 7"),
+        reason="2 hosts: command 3 ended with 7",
+        instances=stages(ctl.service, "ready", "failed", "failed", reason="command 3 ended with 7"),
     )
     end = await ended(process)
     assert end.code == 1
-    assert f"flambectl: demo is {phase}: 1 host failed" in end.err
-    assert "demo_factory_0 (i-00000000000000001): command 3 ended with 7" in end.err
-    assert "command 3, attempt 2: make it (exit code 7)" in end.err
+    assert f"flambectl: demo is {phase}: 2 hosts: command 3 ended with 7" in end.err
+    assert (end.out + end.err).count("ended with 7") == 1, "each thing is said once"
+    assert end.err.count("command 3, attempt 2: make it (exit code 7)") == 1
+    assert "demo_factory_0 (i-00000000000000001), command 3" in end.err
+    assert "  and 1 more host\n" in end.err
     assert "no rule to \\x1b]0;make\\x07 it" in end.err
     assert "... 21 lines before these" in end.err
     assert f"flambectl retry {CREATOR}/demo" in end.err
     assert f"flambectl down {CREATOR}/demo" in end.err
+
+
+async def test_a_launch_that_left_nothing_is_to_be_mended_and_not_taken_down(ctl: Ctl) -> None:
+    """There is nothing to give back, and nothing to try again but `up`."""
+    process = await ctl.start("up", "demo.yaml")
+    await reader_of(process, "requested 3")
+    await ctl.service.change(phase="failed", reason="no such subnet", instances=stages(ctl.service, "gone", "gone"))
+    end = await ended(process)
+    assert end.err.splitlines() == [
+        "flambectl: demo is failed: no such subnet",
+        "Nothing of it is left: mend the file and run `flambectl up` again.",
+    ]
+
+
+async def test_up_tells_of_factories_that_are_too_many_and_of_those_given_back(ctl: Ctl) -> None:
+    """Without --shrink what it would do; with it, what it did."""
+    for words, left, message in (
+        ((), 3, "1 orchestrator, 3 factories; 2 are wanted: `up --shrink` gives the others back. Log in: "),
+        (("--shrink",), 2, "1 orchestrator, 2 factories. Log in: "),
+    ):
+        process = await ctl.start("up", "demo.yaml", *words)
+        await reader_of(process, "requested 3")
+        await ctl.service.change(phase="ready", instances=stages(ctl.service, *["ready"] * (1 + left)))
+        assert message in (await ended(process)).out
+    many = {**status(), "instances": [instance(i) for i in (None, 0, 1, 2)]}
+    assert outcome.success(many, status(), 2, shrink=True)[0] == "Given back: demo_factory_2 (i-00000000000000003)."
 
 
 async def test_interrupting_up_says_that_the_cluster_goes_on(ctl: Ctl) -> None:
@@ -203,7 +237,7 @@ async def test_up_detached_returns_once_the_service_has_accepted(ctl: Ctl) -> No
 
 
 async def test_plan_and_up_plan_show_what_would_be_done_and_change_nothing(ctl: Ctl) -> None:
-    """Both print the same; no key is needed for it."""
+    """Both print the same; a missing key is a warning, as only `up` needs it."""
     ctl.key.unlink()
     first, second = await ctl("plan", "demo.yaml"), await ctl("up", "demo.yaml", "--plan")
     assert (
@@ -211,9 +245,10 @@ async def test_plan_and_up_plan_show_what_would_be_done_and_change_nothing(ctl: 
         == second
         == Ended(
             0,
-            "demo in us-east-1\nlaunch  1 Orchestrator, 2 Factory\nrun the set-up commands\n"
-            "end when idle  Orchestrator never, Factory after 60 min\n",
-            "",
+            "demo in us-east-1\nlaunch  1 orchestrator, 2 factories\nrun the set-up commands\n"
+            "end when idle  orchestrator never, factory after 1 h\n",
+            f"demo.yaml:8:6: warning: key: there is no file {ctl.key}: put the private key of the EC2 key pair there; "
+            "`up` will refuse this\n",
         )
     )
     assert (await ctl("plan", "demo.yaml", "--json")).document["launch"] == {"Orchestrator": 1, "Factory": 2}
@@ -296,7 +331,8 @@ async def test_a_key_file_that_will_not_do_is_a_mistake_in_up_and_a_warning_in_v
     assert (up.code, validate.code) == (2, 0)
     assert re.search(rf"^demo\.yaml:8:6: key: .*{re.escape(message)}", up.err)
     assert re.search(rf"^demo\.yaml:8:6: warning: key: .*{re.escape(message)}", validate.err, re.MULTILINE)
-    assert "demo is a good cluster file" in validate.out
+    assert "; `up` will refuse this\n" in validate.err
+    assert "demo is a good cluster file: 1 orchestrator, 2 factories" in validate.out
     assert ctl.service.calls == []
 
 
@@ -407,7 +443,8 @@ async def test_the_question_of_down_leaves_stdout_to_the_answer(ctl: Ctl) -> Non
 async def test_down_all_and_down_without_a_name(ctl: Ctl) -> None:
     """--all takes every cluster down, for root; neither and both are bad usage."""
     assert (await ctl("down")).code == 2
-    assert (await ctl("down", "old", "--all")).code == 2
+    both = await ctl("down", "old", "--all")
+    assert (both.code, "give NAME or --all, not both" in both.err) == (2, True)
     end = await ctl("down", "--all", "--yes", "--detach", "--json")
     if os.getuid() == 0:
         assert (end.code, [one["phase"] for one in end.document]) == (0, ["stopping"])
@@ -475,6 +512,16 @@ async def test_events_are_lines_and_follow_goes_on(ctl: Ctl) -> None:
     assert (await ended(process)).code == 130
 
 
+async def test_events_leave_small_steps_to_those_who_ask_and_show_values_as_people_write_them(ctl: Ctl) -> None:
+    """--all and --json have those of level debug as well; no list or mapping looks like a program's."""
+    await ctl.service.happen("step.begun", level="debug")
+    await ctl.service.happen("plan.made", hosts=["i-1", "i-2"], launch={"Factory": 2}, forced=True, none=[])
+    end = await ctl("events")
+    assert end.out == ("2026-01-31T09:00:00.000Z  plan.made  hosts=i-1,i-2 launch=Factory:2 forced=yes none=none\n")
+    assert "step.begun" in (await ctl("events", "--all")).out
+    assert [one["event"] for one in (await ctl("events", "--json")).documents] == ["step.begun", "plan.made"]
+
+
 async def test_a_reader_that_goes_away_ends_it_quietly(ctl: Ctl) -> None:
     """`flambectl events --follow | head -1`: no traceback, and no 0 that would claim the end was reached."""
     await ctl.service.happen("instance.running", cluster="old")
@@ -514,12 +561,31 @@ async def test_logs_why_hold_release_and_retry(ctl: Ctl) -> None:
     assert (await ctl("logs", "old", "nope")).out == "no output is kept\n"
     assert "alive: its set-up runs" in (await ctl("why", "old", "old_orchestrator")).out
     assert len((await ctl("why", "old", "--json")).document["hosts"]) == 3
-    assert "old is held for 4h" in (await ctl("hold", "old", "--for", "4h", "--why", "a demo")).out
+    held = (await ctl("hold", "old", "--for", "4h", "--why", "a demo")).out
+    assert re.fullmatch(r"old is held until (\d{4}-\d\d-\d\d )?\d\d:\d\d \(4 h\): a demo\n", held)
     assert (await ctl("release", "old", "--json")).document["name"] == "old"
     assert (await ctl("retry", "old", "old_factory_0")).code == 0
     assert ctl.service.calls[-1][2] == {"ref": "old", "host": "old_factory_0"}
     assert (await ctl("hold", "old", "--for", "100h", "--why", "x")).code == 2
     assert (await ctl("hold", "old", "--for", "soon", "--why", "x")).code == 2
+    bare = await ctl("hold", "old", "--for", "4", "--why", "x")
+    assert (bare.code, bare.err) == (2, "flambectl: --for: '4' has no unit: write 4h, 4m or 4s\n")
+    assert "--why must be one line" in (await ctl("hold", "old", "--for", "4h", "--why", "")).err
+
+
+async def test_logs_of_all_hosts_come_in_the_order_of_the_table(ctl: Ctl) -> None:
+    """The orchestrator first, factory 2 before factory 10, each host's commands in their order."""
+    ctl.service.outputs = [
+        {"instance": f"i-{name}", "name": f"old_{name}", "number": number, "command": "x", "code": 0, "output": ""}
+        for name in ("factory_10", "factory_2", "orchestrator")
+        for number in (0, 1)
+    ]
+    lines = (await ctl("logs", "old")).out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        f"old_{name} (i-{name}), command {number}"
+        for name in ("orchestrator", "factory_2", "factory_10")
+        for number in (1, 2)
+    ]
 
 
 async def test_doctor_is_1_where_something_is_wrong(ctl: Ctl) -> None:
@@ -576,6 +642,19 @@ async def test_a_service_that_cannot_be_reached_is_3_and_says_what_to_do(ctl: Ct
     assert (too_long.code, "too long" in too_long.err) == (3, True)
 
 
+def test_a_service_that_takes_the_connection_and_says_nothing_is_3(tmp_path: Path) -> None:
+    """Neither a request nor a stream waits for ever."""
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        deaf.listen()
+        client = Client(tmp_path / "deaf", answer=0.05, quiet=0.05)
+        with pytest.raises(FailureError, match="took the connection but does not answer") as request:
+            client.get("/v1/clusters")
+        with pytest.raises(FailureError, match="took the connection but does not answer") as stream:
+            next(client.stream("/v1/events"))
+    assert request.value.code is stream.value.code is Exit.UNREACHABLE
+
+
 async def test_the_socket_is_found_in_the_order_of_the_interface(ctl: Ctl) -> None:
     """The option before the variable, the variable before the user's runtime folder."""
     runtime = ctl.folder / "run"
@@ -595,6 +674,17 @@ async def test_the_socket_is_found_in_the_order_of_the_interface(ctl: Ctl) -> No
 async def test_bad_usage_is_2(ctl: Ctl, words: list[str]) -> None:
     """As argparse says it."""
     assert (await ctl(*words)).code == 2
+
+
+async def test_a_slip_in_a_command_names_the_one_that_was_meant(ctl: Ctl) -> None:
+    """Instead of a list of all of them; the value of an option before it is no command."""
+    end = await ctl("--socket", "x", "--json", "stauts", "old")
+    assert end.err.splitlines()[-1] == "flambectl: error: there is no command 'stauts': did you mean 'status'?"
+
+
+async def test_the_help_of_ssh_shows_what_may_follow(ctl: Ctl) -> None:
+    """The words after -- are no argument that argparse knows."""
+    assert "NAME [HOST] [-- COMMAND]" in " ".join((await ctl("ssh", "--help")).out.split())
 
 
 async def test_flambectl_imports_none_of_the_services_libraries(ctl: Ctl) -> None:
@@ -717,7 +807,7 @@ async def test_on_a_terminal_up_redraws_one_block_within_its_width(ctl: Ctl) -> 
             reason="x" * 100,
             instances=stages(ctl.service, "ready", "ready", "failed", reason="y" * 100),
         )
-        text += await seen("failed\x1b[0m")
+        text += await seen("flambectl: demo is")
         assert await process.wait() == 1
     assert "\x1b[33mconverging\x1b[0m" in text
     drawn = re.split(r"\r?\n|\x1b\[2K|\x1b\[\d*[AJ]|\r", text.partition("flambectl: demo is")[0])
@@ -771,7 +861,97 @@ def test_columns_are_counted_as_the_terminal_counts_them() -> None:
 )
 def test_spans_are_told_in_the_two_largest_units(seconds: float, text: str) -> None:
     """As people say them."""
-    assert show.span(seconds) == text
+    assert times.span(seconds) == text
+
+
+NOW = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The local clock shows UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_in_utc")
+def test_times_are_told_by_the_local_clock_and_by_how_far_away_they_are() -> None:
+    """Another day's has its date; a moment that has passed since it was asked for does not show."""
+    assert times.told("it ends at 2026-01-31T12:59:58.123Z.", NOW) == "it ends at 12:59 (in 4 h)."
+    assert times.clock("2026-02-01T00:00:00Z", NOW) == "2026-02-01 00:00"
+    assert times.away("2026-01-31T08:59:50Z", NOW) == "10 s ago"
+    hold = {"until": "2026-01-31T12:59:59.900Z", "why": "run 12"}
+    assert show.held(hold, NOW) == "12:59 (4 h): run 12"
+
+
+@pytest.mark.usefixtures("_in_utc")
+def test_why_tells_hosts_in_the_same_situation_together_and_each_thing_once() -> None:
+    """A vote with its end, an end that the summary has is not told again, names where there are few."""
+
+    def host(index: int, summary: str, end: str | None, *signals: tuple[str, str, str | None]) -> dict[str, Any]:
+        told = [dict(zip(("signal", "value", "at"), one, strict=True)) for one in signals]
+        name = f"demo_factory_{index}"
+        return {"instance": f"i-{index}", "name": name, "stage": "ready", "summary": f"{name} {summary}",
+                "terminates_at": end, "signals": told}  # fmt: skip
+
+    late = "2026-01-31T13:00:00.000Z"
+    vote = ("vote: hold", "somebody holds the cluster", late)
+    found = {
+        "name": "demo",
+        "phase": "ready",
+        "reason": None,
+        "hosts": [
+            *(host(i, f"is kept because somebody holds the cluster (until {late}).", None, vote) for i in range(4)),
+            host(4, "ends at 2026-01-31T10:00:00.000Z.", "2026-01-31T10:00:00.000Z"),
+            host(5, "has no alarm yet.", late, vote, ("alarm", "not put yet", "2026-01-31T08:00:00Z")),
+        ],
+    }
+    console = Console(io.StringIO(), io.StringIO(), {}, as_json=False)
+    assert reasons.why(found, console, NOW) == [
+        "demo is ready",
+        "4 hosts (demo_factory_0, demo_factory_1, demo_factory_2, ...), ready",
+        "  each is kept because somebody holds the cluster (until 13:00 (in 4 h)).",
+        "demo_factory_4 (i-4), ready",
+        "  demo_factory_4 ends at 10:00 (in 1 h).",
+        "demo_factory_5 (i-5), ready",
+        "  demo_factory_5 has no alarm yet.",
+        "  ends at 13:00 (in 4 h), if nothing more happens",
+        "  kept until 13:00 (in 4 h): somebody holds the cluster",
+        "  alarm: not put yet, 1 h ago",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (None, "NAME ID TYPE STAGE PRIVATE PUBLIC PROTECTED ENDS REASON"),
+        (130, "NAME TYPE STAGE PRIVATE PUBLIC PROTECTED ENDS REASON"),
+        (110, "NAME TYPE STAGE PRIVATE PROTECTED ENDS REASON"),
+        (100, "NAME STAGE PRIVATE PROTECTED ENDS REASON"),
+        (90, "NAME STAGE PROTECTED ENDS REASON"),
+        (80, "NAME STAGE ENDS REASON"),
+        (60, "NAME STAGE ENDS REASON"),
+    ],
+)
+def test_a_narrow_terminal_does_without_the_least_important_columns(width: int | None, expected: str) -> None:
+    """Stage, end and reason are never left out; the reason is cut last."""
+    header = ("NAME", "ID", "TYPE", "STAGE", "PRIVATE", "PUBLIC", "PROTECTED", "ENDS", "REASON")
+    row = ("demo_factory_0", "i-00000000000000001", "g5.xlarge", "setting_up 1/2", "10.0.0.5", "203.0.113.5", "alarm",
+           "in 3 h 59 min", "y" * 100)  # fmt: skip
+    lines = table(header, [row], width, show.SPARE)
+    assert lines[0].split() == expected.split()
+    assert width is None or max(columns_of(line) for line in lines) <= width
+
+
+def test_the_command_that_runs_counts() -> None:
+    """The first of two is 1/2, and the last one 2/2."""
+    setups = [{"done": done, "of": 2, "running": done} for done in (0, 1)]
+    cluster = {**status(), "instances": [{**instance(i, "setting_up"), "setup": one} for i, one in enumerate(setups)]}
+    lines = show.status(cluster, Console(io.StringIO(), io.StringIO(), {}, as_json=False))
+    assert [re.findall(r"setting_up \d/\d", line) for line in lines[-2:]] == [["setting_up 1/2"], ["setting_up 2/2"]]
 
 
 def test_a_plan_without_changes_says_so() -> None:
@@ -782,11 +962,12 @@ def test_a_plan_without_changes_says_so() -> None:
         "region": "r",
         "launch": {"Factory": 0},
         "keep": ["i-1"],
-        "alarms": {"Factory": 5},
+        "alarms": {"Factory": 5, "Orchestrator": 120},
         **empty,
     }
-    assert show.plan(found) == [
-        "demo in r", "nothing to do", "keep  i-1", "too many, kept without --shrink  i-2", "end when idle  Factory after 5 min"
+    assert show.plan(found, {"i-1": "demo_factory_0"}) == [
+        "demo in r", "nothing to do", "keep  demo_factory_0 (i-1)", "too many, kept without --shrink  i-2",
+        "end when idle  factory after 5 min, orchestrator after 2 h",
     ]  # fmt: skip
 
 

@@ -26,16 +26,15 @@ class Model(BaseModel):
         ("1h30m", 5_400.0),
         ("1d2h3m4.5s", 93_784.5),
         ("0.5h", 1_800.0),
-        ("90", 90.0),
         (" 90s ", 90.0),
         ("0", 0.0),
-        (90, 90.0),
-        (0.25, 0.25),
+        (0, 0.0),
+        (0.0, 0.0),
         ("366d", 31_622_400.0),
     ],
 )
 def test_a_duration_is_read_as_people_write_it(text: str | float, seconds: float) -> None:
-    """Units combine in order, and a bare number is seconds."""
+    """Units combine in order, and only 0 goes without one."""
     assert durations.parse(text) == seconds
 
 
@@ -47,6 +46,30 @@ def test_what_is_no_duration_is_refused_with_how_to_write_one(text: str) -> None
     with pytest.raises(ValueError, match="is no duration: write it as 90s, 15m, 4h, 2d or 1h30m") as error:
         durations.parse(text)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("4", "'4' has no unit: write 4h, 4m or 4s"),
+        (15, "15 has no unit: write 15h, 15m or 15s"),
+        (" 0.5 ", "' 0.5 ' has no unit: write 0.5h, 0.5m or 0.5s"),
+    ],
+)
+def test_a_number_without_a_unit_is_refused_with_the_units(number: str | float, message: str) -> None:
+    """Who writes 4 may mean hours, and must not get seconds."""
+    with pytest.raises(ValueError, match="has no unit") as error:
+        durations.parse(number)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(360_000, "100 h"), (259_200, "72 h"), (900, "15 min"), (90, "90 s"), (0.5, "0.5 s"), (0, "0 s")],
+)
+def test_a_duration_is_told_in_one_unit_of_hours_at_most(seconds: float, text: str) -> None:
+    """As people compare them."""
+    assert durations.words(seconds) == text
 
 
 @pytest.mark.parametrize("number", [-1, -0.1, float("inf"), float("nan"), 10**400, "367d"])

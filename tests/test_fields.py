@@ -46,7 +46,11 @@ from tests.clusterfiles import LEAST, cluster, problems, text, told
         ),
         ({"factory_ami": "ssm:/mine"}, "factory_ami: 'ssm:/mine' is not an image"),
         ({"setup_cmds": "ls"}, "setup_cmds: expected a list, found the text 'ls'"),
-        ({"setup_cmds": [["ls"]]}, "setup_cmds.0: expected text, found a list"),
+        ({"setup_cmds": [["ls"]]}, "setup_cmds, command 1: expected text, found a list"),
+        (
+            {"setup_cmds": ["ls", {'echo "a': 'b"'}]},
+            "setup_cmds, command 2: YAML reads keys and values here, because of a colon: put the whole command in quotes",
+        ),
         (
             {"iam_instance_profile": "a b"},
             "iam_instance_profile: 'a b' is not an instance profile: write its name, or its ARN",
@@ -55,6 +59,7 @@ from tests.clusterfiles import LEAST, cluster, problems, text, told
         ({"user_data": "#!/bin/sh\n" + "x" * 20_000}, "user_data: the user data has 20010 bytes"),
         ({"launch": 5}, "launch: expected keys and values, found 5"),
         ({"launch": {"deadline": -1}}, "launch.deadline: -1 is not between 0 seconds and 366 days"),
+        ({"launch": {"deadline": 15}}, "launch.deadline: 15 has no unit: write 15h, 15m or 15s"),
         ({"launch": {"deadline": 0}}, "launch.deadline: 0 is out of range: input should be greater than 0"),
         ({"launch": {"minimum": 0}}, "launch.minimum: 0 is not between 1 and 10000"),
         ({"launch": {"minimum": 5}}, "launch.minimum: 5 factories are more than the 4 asked for (factories_num)"),
@@ -170,7 +175,10 @@ def test_a_volume_size_may_be_written_as_flambe_writes_it(written: str) -> None:
         (".nan", "nan is no timeout"),
         (".inf", "inf is no timeout"),
         ("true", "expected a number, found true"),
-        ("1h", "expected a number, found the text '1h'"),
+        ("1h", "'1h' has a unit, and this is a number of hours: write 1"),
+        ("90m", "'90m' has a unit, and this is a number of hours: write 1.5"),
+        ("'1'", "expected a number, found the text '1'"),
+        ("soon", "expected a number, found the text 'soon'"),
         ("9000", "9000 hours are more than a year: write -1 for never"),
     ],
 )

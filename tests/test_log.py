@@ -24,6 +24,7 @@ from flambed.log import COMMON, Log, _Forward, configure, markdown, schema, to_e
 from flambed.observed import facts
 from flambed.observed.facts import FACTS, Fact, Key, Seen
 from tests.fact_strategies import ANY_FACT, facts_of
+from tests.json_schema import fits
 
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 SESSION_TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE" + "aB3/+" * 60 + "=="
@@ -125,43 +126,6 @@ def test_what_the_service_tells_is_what_the_catalogue_declares() -> None:
 
 
 # --- JSON Schema
-
-
-def fits(document: Any, rule: dict[str, Any]) -> bool:
-    """Whether a document is valid by the part of JSON Schema that our schema uses; a keyword beyond that is an error."""
-    known = {
-        "$schema", "title", "description", "oneOf", "type", "properties", "required", "additionalProperties", "items",
-        "const", "enum", "maxLength", "format",
-    }  # fmt: skip
-    assert set(rule) <= known
-    types = {
-        "object": dict, "array": list, "string": str, "integer": int, "number": int | float, "boolean": bool,
-        "null": type(None),
-    }  # fmt: skip
-    if "oneOf" in rule and sum(fits(document, part) for part in rule["oneOf"]) != 1:
-        return False
-    if "type" in rule:
-        names = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]
-        is_flag = isinstance(document, bool)
-        if not any(isinstance(document, types[name]) and is_flag == (name == "boolean") for name in names):
-            return False
-    if ("const" in rule and document != rule["const"]) or ("enum" in rule and document not in rule["enum"]):
-        return False
-    if isinstance(document, str):
-        longest: int = rule.get("maxLength", len(document))
-        return len(document) <= longest
-    if isinstance(document, list):
-        return all(fits(item, rule.get("items", {})) for item in document)
-    if isinstance(document, dict):
-        rest = rule.get("additionalProperties", {})
-        lacks = set(rule.get("required", ())) - set(document)
-        return not lacks and all(
-            fits(value, rule["properties"][name])
-            if name in rule.get("properties", {})
-            else rest is not False and fits(value, rest)
-            for name, value in document.items()
-        )
-    return True
 
 
 @given(fact=ANY_FACT, seq=st.integers(1, 10**9), cause=st.none() | st.integers(1, 10**9))

@@ -123,6 +123,7 @@ async def test_one_refusal_does_not_empty_the_bucket_of_instances() -> None:
         ("describe_instances", {"Filters": []}, ("describe",)),
         ("describe_instances", {"MaxResults": 5}, ("describe",)),
         ("describe_instances", {}, ("describe everything",)),
+        ("describe_instances", {"InstanceIds": ["i"]}, ("describe everything",)),
         ("start_instances", {"InstanceIds": ["i"]}, ("mutating",)),
         ("terminate_instances", {}, ("terminated instances", "terminate_instances")),
         ("put_metric_alarm", {}, ("put_metric_alarm",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import sys
 import tomllib
@@ -70,6 +71,54 @@ def test_the_service_imports_what_it_declares_and_moto_is_the_labs_alone() -> No
     lab |= {"werkzeug", "cryptography"}  # of flask, of asyncssh
     assert lacking(imported(daemon), lab) == {}
     assert lacking(imported(ROOT / "tests"), lab | declared(PROJECT["dependency-groups"]["dev"])) == {}
+
+
+def test_the_lab_imports_nothing_of_flambed_but_itself() -> None:
+    """Wherever the import stands, also in a function: else it would be no independent witness."""
+    found = {
+        f"{file.relative_to(ROOT)}:{node.lineno}: {name}"
+        for file in (ROOT / "daemon" / "flambed" / "lab").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in of_flambed(node)
+        if name != "flambed.lab" and not name.startswith("flambed.lab.")
+    }
+    assert found == set()
+
+
+def of_flambed(node: ast.AST) -> list[str]:
+    """The modules of flambed that a node imports; a relative import is told as such."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.level:
+        names = [f"flambed (relative, {node.module})"]
+    elif isinstance(node, ast.ImportFrom) and node.module == "flambed":
+        names = [f"flambed.{alias.name}" for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        names = [node.module or ""]
+    else:
+        names = []
+    return [name for name in names if name.partition(".")[0].partition(" ")[0] == "flambed"]
+
+
+@pytest.mark.parametrize(
+    ("contract", "may"),
+    [
+        ("sdk", {"aws", "observed", "steps", "keeper", "region", "demo", "lab"}),
+        ("asyncssh", {"ssh", "lab"}),
+        ("sqlite", {"journal"}),
+        ("aiohttp", {"control"}),
+    ],
+)
+def test_a_contract_on_who_may_import_names_everybody_else(contract: str, may: set[str]) -> None:
+    """A new module has to be written into .importlinter, or it could import what it may not."""
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    listed = contracts[f"importlinter:contract:{contract}"]["source_modules"].split()
+    package = ROOT / "daemon" / "flambed"
+    modules = {path.parent.name for path in package.glob("*/__init__.py")} | {
+        path.stem for path in package.glob("*.py")
+    }
+    assert set(listed) == {f"flambed.{name}" for name in modules - may - {"__init__"}}
 
 
 @pytest.mark.seed("C07")

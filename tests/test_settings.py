@@ -125,13 +125,13 @@ def test_several_mistakes_are_told_at_once_with_their_places(tmp_path: Path) -> 
     assert told(file, {"FLAMBED_LOG__FORMAT": "xml", "FLAMBED_CREATORS": "[", "FLAMBED_ADDRES": "x"}) == [
         "1:1: unknown key 'adress': did you mean 'address'?",
         "2:11: ssh_port: 70000 is out of range: input should be less than or equal to 65535",
-        "4:13: ssh.deadline: 'soon' is no duration: write it as 90s, 15m, 4h, 2d or 1h30m, or as a number of seconds",
+        "4:13: ssh.deadline: 'soon' is no duration: write it as 90s, 15m, 4h, 2d or 1h30m",
         "5:3: unknown key 'paralel' in 'ssh': did you mean 'parallel'?",
         "6:14: log.level: the text 'loud' is none of them: known are debug, error, info, warning",
         "7:19: events.queues.mars: 'mars' is not an AWS region, such as us-east-1",
         "7:25: events.queues.mars: 'x' is no queue URL: it begins with https://",
         "8:9: socket: 'run/x' is not absolute: begin it with /",
-        "9:19: images.owners.0: 'nobody' is no owner of images: write a 12-digit account id",
+        "9:19: images.owners, owner 1: 'nobody' is no owner of images: write a 12-digit account id",
         "10:21: idle.gpu_percent: expected a number, found true",
         "11:12: keep_gone: 0 is out of range: input should be greater than 0",
         "FLAMBED_ADDRES: there is no such setting: did you mean 'FLAMBED_ADDRESS'?",
@@ -148,6 +148,25 @@ def test_mistakes_of_the_yaml_do_not_hide_those_of_the_values(tmp_path: Path) ->
     ]
 
 
+def test_durations_need_a_unit_and_queues_their_region() -> None:
+    """What a person wrote in another form is told with the form to write."""
+    assert told(None, {"FLAMBED_SSH__DEADLINE": "10", "FLAMBED_EVENTS__QUEUES": "https://sqs/1/q"}) == [
+        "FLAMBED_SSH__DEADLINE: ssh.deadline: 10 has no unit: write 10h, 10m or 10s",
+        (
+            "FLAMBED_EVENTS__QUEUES: events.queues: 'https://sqs/1/q' does not say which region's queue it is: write "
+            "{us-east-1: https://sqs.us-east-1.amazonaws.com/123456789012/flambed}"
+        ),
+    ]
+
+
+def test_the_example_of_queues_in_the_environment_is_taken() -> None:
+    """It is what the message and config/flambed.yaml show."""
+    [line] = [one for one in (CONFIG / "flambed.yaml").read_text().splitlines() if "FLAMBED_EVENTS__QUEUES=" in one]
+    value = line.partition("=")[2].strip("'")
+    url = "https://sqs.us-east-1.amazonaws.com/123456789012/flambed"
+    assert load(None, {"FLAMBED_EVENTS__QUEUES": value}).events.queues == {"us-east-1": url}
+
+
 def test_an_empty_list_of_owners_is_refused(tmp_path: Path) -> None:
     """Without an owner no image could be trusted, so nothing could be launched."""
     assert told(written(tmp_path, "images: {owners: []}\n"), {}) == [
@@ -159,7 +178,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """The error carries the file's name and the system's reason."""
     with pytest.raises(ClusterConfigurationError) as caught:
         load(tmp_path / "missing.yaml", {})
-    assert str(caught.value) == f"{tmp_path}/missing.yaml:the settings file cannot be read: No such file or directory"
+    assert str(caught.value) == f"{tmp_path}/missing.yaml: the settings file cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["lab"]:
         return _lab(arguments[1:])
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.command == "schema":
-        shown = {"cluster": desired.schema, "settings": settings.schema, "events": log.schema}[options.of]
-        print(json.dumps(shown(), indent=2, ensure_ascii=False))  # noqa: T201 - that is what was asked for
-        return 0
+        if options.of is None:
+            parser.error("schema: choose cluster, settings or events")
+        return _schema(options.of)
     try:
         config = settings.load(options.config, os.environ, socket=options.socket, state_dir=options.state_dir)
         asyncio.run(serve(config, settings.file_of(options.config, os.environ)))
@@ -90,6 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except FlambedError as error:
         print(f"flambed: {error}", file=sys.stderr)  # noqa: T201 - the service cannot run, and this is why
+        return 1
+    return 0
+
+
+def _schema(of: str) -> int:
+    shown = {"cluster": desired.schema, "settings": settings.schema, "events": log.schema}[of]
+    try:
+        print(json.dumps(shown(), indent=2, ensure_ascii=False), flush=True)  # noqa: T201 - that is what was asked for
+    except BrokenPipeError:  # its reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 1
     return 0
 
@@ -120,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--socket", type=_absolute, metavar="PATH", help="where the control socket is opened")
     commands.add_parser("lab", help="run a pretend AWS with pretend hosts", add_help=False)
     schema = commands.add_parser("schema", help="print a JSON Schema")
-    schema.add_argument("of", choices=("cluster", "settings", "events"))
+    schema.add_argument(
+        "of", nargs="?", choices=("cluster", "settings", "events"), metavar="WHAT", help="cluster, settings or events"
+    )
     return parser
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -143,11 +142,13 @@ def started(arguments: list[str], environ: Mapping[str, str], log: Path, until: 
         if line is None:
             raise SystemExit(f"flambed {' '.join(arguments)} ended at once:\n{log.read_text()}")
         yield line
-        process.send_signal(signal.SIGTERM)
-        process.wait(ENDS_WITHIN)
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # also when the demo is interrupted: the lab takes its folder with it
+        try:
+            process.wait(ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         reader.join()
 
 

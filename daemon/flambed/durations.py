@@ -1,4 +1,4 @@
-"""Durations as people write them ("90s", "15m", "4h", "2d", "1h30m", or a number of seconds) to seconds and back."""
+"""Durations as people write them ("90s", "15m", "4h", "2d", "1h30m") to seconds and back."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ _PATTERN: Final = "".join(rf"(?:(?P<{unit}>{_NUMBER}){unit})?" for unit in _SECO
 _SHAPE: Final = re.compile(_PATTERN)
 _BARE: Final = re.compile(_NUMBER)
 _LONGEST: Final = 366 * 86_400.0
-_HELP: Final = "write it as 90s, 15m, 4h, 2d or 1h30m, or as a number of seconds"
+_HELP: Final = "write it as 90s, 15m, 4h, 2d or 1h30m"
 
 
 def parse(text: str | float) -> float:
-    """Return the seconds of a duration: "1h30m" -> 5400.0, "0.5h" -> 1800.0, "90" and 90 -> 90.0.
+    """Return the seconds of a duration: "1h30m" -> 5400.0, "0.5h" -> 1800.0, "0" and 0 -> 0.0.
 
-    Units stand in the order d, h, m, s, each at most once.
+    Units stand in the order d, h, m, s, each at most once. No other number goes without one: 4 could be hours or
+    seconds to whoever wrote it.
 
     Raises:
-        ValueError: it is no duration, is negative, or is longer than a year.
+        ValueError: it is no duration, has no unit, is negative, or is longer than a year.
     """
-    seconds = _seconds(text)
-    if not math.isfinite(seconds) or not 0 <= seconds <= _LONGEST:
-        raise ValueError(f"{shown(text)} is not between 0 seconds and 366 days")
-    return seconds
-
-
-def _seconds(text: str | float) -> float:
-    if not isinstance(text, str):
-        return float(min(text, _LONGEST + 1))  # a huge int would not fit a float
-    bare = text.strip()
-    if _BARE.fullmatch(bare):
-        return float(bare)
+    bare = text.strip() if isinstance(text, str) else text
+    if not isinstance(bare, str) or _BARE.fullmatch(bare):
+        return _without_unit(text, bare)
     match = _SHAPE.fullmatch(bare)
     if not bare or match is None:
         raise ValueError(f"{shown(text)} is no duration: {_HELP}")
-    return math.fsum(float(number) * _SECONDS[unit] for unit, number in match.groupdict().items() if number)
+    seconds = math.fsum(float(number) * _SECONDS[unit] for unit, number in match.groupdict().items() if number)
+    if seconds > _LONGEST:
+        raise _out_of_bounds(text)
+    return seconds
+
+
+def _without_unit(text: str | float, number: str | float) -> float:
+    value = float(number) if isinstance(number, str) else number
+    if value == 0:
+        return 0.0
+    if not 0 < value <= _LONGEST:  # false for NaN as well
+        raise _out_of_bounds(text)
+    raise ValueError(f"{shown(text)} has no unit: write {number}h, {number}m or {number}s")
+
+
+def _out_of_bounds(text: str | float) -> ValueError:
+    return ValueError(f"{shown(text)} is not between 0 seconds and 366 days")
 
 
 def text(seconds: float) -> str:
@@ -61,6 +69,14 @@ def text(seconds: float) -> str:
     return "".join(parts)
 
 
+def words(seconds: float) -> str:
+    """Return a duration in the largest unit up to hours that it is whole in: 360000 -> "100 h", 90 -> "90 s"."""
+    for unit, name in (("h", "h"), ("m", "min")):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:.0f} {name}"
+    return f"{seconds:g} s"
+
+
 def _validated(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise PydanticCustomError("duration", "{reason}", {"reason": f"{shown(value)} is no duration: {_HELP}"})
@@ -71,10 +87,8 @@ def _validated(value: object) -> float:
 
 
 SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [
-        {"type": "string", "pattern": "^(?=.)([0-9.]+d)?([0-9.]+h)?([0-9.]+m)?([0-9.]+s?)?$"},
-        {"type": "number", "minimum": 0, "maximum": _LONGEST},
-    ]
+    "type": "string",
+    "pattern": "^(?=.)([0-9.]+d)?([0-9.]+h)?([0-9.]+m)?([0-9.]+s)?$",
 }
 
 Duration = Annotated[

@@ -82,7 +82,7 @@ class ClusterConfigurationError(FlambedError):
     def __init__(self, problems: Iterable[Problem], source: str = "cluster file") -> None:
         self.problems = tuple(problems)
         self.source = source
-        super().__init__("\n".join(f"{source}:{problem}" for problem in self.problems))
+        super().__init__("\n".join(f"{source}:{'' if one.line is not None else ' '}{one}" for one in self.problems))
 
 
 class ClusterError(FlambedError):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from flambed import userdata
+from flambed import durations, userdata
 from flambed.wording import shown
 
 OUR_TAGS: Final = (
@@ -193,6 +193,12 @@ def volume_problem(kind: str, size: int) -> str | None:
     return None
 
 
+def _command_text(value: object) -> object:
+    if isinstance(value, dict):
+        raise refuse("command", "YAML reads keys and values here, because of a colon: put the whole command in quotes")
+    return value
+
+
 def _command(text: str) -> str:
     if not text.strip():
         raise refuse("command", "a set-up command is empty: leave it out")
@@ -218,9 +224,15 @@ def _user_data(text: str) -> str:
     return text
 
 
-def _not_a_bool(value: object) -> object:
+def _hours_as_number(value: object) -> object:
     if isinstance(value, bool):
         raise refuse("type", f"expected a number, found {str(value).lower()}")
+    if isinstance(value, str):
+        try:
+            hours = durations.parse(value) / 3_600
+        except ValueError:
+            return value  # no duration either: it is told as the text that it is
+        raise refuse("type", f"{shown(value)} has a unit, and this is a number of hours: write {hours:.6g}")
     return value
 
 
@@ -266,7 +278,7 @@ VolumeSize = Annotated[
 ]
 Hours = Annotated[
     float,
-    BeforeValidator(_not_a_bool),
+    BeforeValidator(_hours_as_number),
     AfterValidator(_hours),
     WithJsonSchema({"type": "number", "anyOf": [{"const": -1}, {"minimum": 0, "maximum": 8784}]}),
 ]
@@ -298,7 +310,7 @@ Tags = Annotated[
     ),
 ]
 Commands = Annotated[
-    tuple[Annotated[str, AfterValidator(_command)], ...],
+    tuple[Annotated[str, BeforeValidator(_command_text), AfterValidator(_command)], ...],
     Field(strict=False),
 ]
 UserData = Annotated[

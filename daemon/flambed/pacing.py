@@ -67,7 +67,7 @@ _BUCKETS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Which buckets a call takes from, where it is not the one of its own name."""
 
-_NARROWING: Final = frozenset({"Filters", "InstanceIds", "MaxResults"})
+_NARROWING: Final = frozenset({"Filters", "MaxResults"})  # ids are no filter: AWS counts such a call as unfiltered
 
 
 def buckets_of(method: str, params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from flambed import __version__, access, doctor, history, status
+from flambed import __version__, access, doctor, durations, history, status
 from flambed.access import Caller
 from flambed.admission import Admission
 from flambed.clock import Clock
@@ -270,7 +270,8 @@ class Service:
         _check_wanted(member, "held")
         longest = self._settings.idle.max_hold
         if not 0 < seconds <= longest:
-            message = f"a hold of {seconds:g} s is out of bounds: more than 0 and at most {longest:g} s (idle.max_hold)"
+            much = "longer than the longest hold," if seconds else "no time: a hold may last at most"
+            message = f"{durations.words(seconds)} is {much} {durations.words(longest)} (idle.max_hold)"
             raise ClusterConfigurationError([Problem(message, field="for")], "hold")
         now = self._clock.now()
         held = member.world.hold

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from flambed import fields, validation, yamlfile
 from flambed.durations import Duration
@@ -35,6 +35,16 @@ def _url(text: str) -> str:
     if not text.startswith(("https://", "http://")) or " " in text:
         raise fields.refuse("url", f"{shown(text)} is no queue URL: it begins with https://")
     return text
+
+
+def _by_region(value: object) -> object:
+    if not isinstance(value, dict):
+        raise fields.refuse(
+            "queues",
+            f"{shown(value)} does not say which region's queue it is: write "
+            "{us-east-1: https://sqs.us-east-1.amazonaws.com/123456789012/flambed}",
+        )
+    return value
 
 
 def _owner(text: str) -> str:
@@ -77,7 +87,7 @@ class Ssh(_Section):
 class Events(_Section):
     """Where EC2's state changes come from."""
 
-    queues: dict[fields.Region, Annotated[str, AfterValidator(_url)]] = Field(
+    queues: Annotated[dict[fields.Region, Annotated[str, AfterValidator(_url)]], BeforeValidator(_by_region)] = Field(
         default_factory=dict,
         description="The SQS queue of each region, by region. A region without one is surveyed instead, which is slower.",
     )

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from flambed import durations, yamlfile
 from flambed.errors import ClusterConfigurationError, Problem
-from flambed.wording import nearest, shown
+from flambed.wording import closest, nearest, shown
 from flambed.yamlfile import Document, Path
 from flambed.yamltree import MOST_PROBLEMS, Place
 
@@ -33,6 +33,10 @@ _EXPECTED: Final = {
 """What pydantic's kinds of errors expect, in words."""
 
 
+_ITEMS: Final[Mapping[str | int, str]] = {"setup_cmds": "command", "owners": "owner"}
+"""What the items of a list are called."""
+
+
 def override(document: Document, settings: Sequence[str], option: str = "--set") -> list[Problem]:
     """Apply `key=value` settings to a document, dots separating the keys; return what is wrong with them."""
     problems = []
@@ -40,7 +44,10 @@ def override(document: Document, settings: Sequence[str], option: str = "--set")
         name, equals, text = setting.partition("=")
         keys = name.strip().split(".")
         place = Place(None, None, f"{option} {name.strip() or setting}")
-        if not equals or not all(keys):
+        if not equals and all(keys):
+            problems.append(place.problem(f"it has no value: write {option} {name.strip()[:60]}=VALUE", name.strip()))
+            continue
+        if not all(keys):
             problems.append(
                 place.problem(f"{shown(setting)} is no setting: write {option} key=value", name.strip() or None)
             )
@@ -74,7 +81,7 @@ def validate(model: type[Model], document: Document, *, source: str, earlier: Se
     try:
         valid = model.model_validate(document.value)
     except ValidationError as error:
-        details = error.errors(include_url=False)
+        details = _without_slips(model, error.errors(include_url=False))
         found = [_problem(model, document, detail) for detail in details[:MOST_PROBLEMS]]
         if more := len(details) - len(found):
             found.append(Problem(f"and {more} more: begin with the first"))
@@ -90,9 +97,16 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     for definition in (schema, *schema.get("$defs", {}).values()):
         for field in definition.get("properties", {}).values():
             field.pop("title", None)  # the key again, in capitals
-            if field.get("anyOf") == durations.SCHEMA["anyOf"]:
+            if field.get("pattern") == durations.SCHEMA["pattern"]:
                 field["default"] = durations.text(field["default"])
     return schema
+
+
+def _without_slips(model: type[BaseModel], details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out what is missing only because its key is misspelt: the unknown key's own problem says so."""
+    unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+    slips = {(*at[:-1], closest(str(at[-1]), _known(model, at[:-1]))) for at in unknown[:MOST_PROBLEMS]}
+    return [detail for detail in details if detail["type"] != "missing" or detail["loc"] not in slips]
 
 
 def _problem(model: type[BaseModel], document: Document, detail: ErrorDetails) -> Problem:
@@ -114,7 +128,14 @@ def _problem(model: type[BaseModel], document: Document, detail: ErrorDetails) -
     name = at if at.startswith(f"{name}.") else name
     message = _message(detail, document.written.get(path))
     said = place.override is not None and place.override.endswith(f" {name}")
-    return place.problem(message if said else f"{name[:200]}: {message}", name)
+    return place.problem(message if said else f"{_label(path, name)[:200]}: {message}", name)
+
+
+def _label(path: Path, name: str) -> str:
+    """Return what a message calls a value: "setup_cmds, command 1" for the first of a list, else its dotted name."""
+    if len(path) > 1 and isinstance(path[-1], int):
+        return f"{'.'.join(map(str, path[:-1]))}, {_ITEMS.get(path[-2], 'item')} {path[-1] + 1}"
+    return name
 
 
 def _nearest_place(document: Document, path: Path, *, of_key: bool, instead: str) -> Place:

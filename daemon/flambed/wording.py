@@ -12,8 +12,15 @@ def shown(value: object, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that an unknown one is most likely a slip of, or None where none is near."""
+    by_lower = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for an unknown word, or which ones are known where none is near."""
-    by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=0.6)
-    return f"did you mean {by_lower[close[0]]!r}?" if close else f"known are {', '.join(sorted(by_lower.values()))}"
+    known = tuple(known)
+    found = closest(word, known)
+    return f"did you mean {found!r}?" if found is not None else f"known are {', '.join(sorted(known))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,16 @@ from tests.lab.serviceproc import Service, start_service
 
 # Only root can be somebody else; what access decides is tested for everybody in tests/test_access.py.
 collect_ignore = [] if os.geteuid() == 0 else ["test_access_in_lab.py"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Put the folders of labs and services into pytest's own, which it clears away even after a run that was killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.getbasetemp())
+        patch.setenv("TMPDIR", folder)  # for the labs, which are processes of their own
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ class LabProcess:
     info: dict[str, Any]
     """The JSON line it printed."""
     pid: int
-    _clients: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _clients: dict[tuple[str, str, bool], Any] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:
@@ -66,9 +66,9 @@ class LabProcess:
             "FLAMBED_LAB_MINUTE": str(self.info["minute"]),
         }
 
-    def boto(self, service: str, region: str | None = None) -> Any:
-        """A client of the SDK that never retries."""
-        key = (service, region or self.info["region"])
+    def boto(self, service: str, region: str | None = None, *, compress: bool = True) -> Any:
+        """A client of the SDK that never retries; without `compress` it sends large requests as they are."""
+        key = (service, region or self.info["region"], compress)
         if key not in self._clients:
             self._clients[key] = boto3.client(
                 service,
@@ -76,7 +76,11 @@ class LabProcess:
                 endpoint_url=self.endpoint,
                 aws_access_key_id=_CREDENTIALS["AWS_ACCESS_KEY_ID"],
                 aws_secret_access_key=_CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-                config=Config(retries={"total_max_attempts": 1}, max_pool_connections=50),
+                config=Config(
+                    retries={"total_max_attempts": 1},
+                    max_pool_connections=50,
+                    disable_request_compression=not compress,
+                ),
             )
         return self._clients[key]
 

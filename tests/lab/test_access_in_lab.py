@@ -56,8 +56,8 @@ def user(service: Service, uid: int) -> User:
 
 @pytest.fixture
 def service(lab: LabProcess) -> Iterator[Service]:
-    """A service of the test's own: nobody has used a creator yet."""
-    with start_service(lab) as service:
+    """A service of the test's own: nobody has used a creator yet, and other users can reach its folder."""
+    with start_service(lab, parent=Path("/tmp")) as service:
         yield service
 
 

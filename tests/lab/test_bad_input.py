@@ -114,7 +114,7 @@ def test_several_mistakes_are_told_at_once_in_the_order_of_the_file(service: Ser
     ended = service.ctl("up", written(service, f"{bad}volume_size: 3.5\n"))
     assert ended.code == 2, ended
     places = [line.split(": ")[0] for line in ended.stderr.splitlines() if line.startswith("bad.yaml")]
-    assert places == ["bad.yaml:1:1", "bad.yaml:4:16", "bad.yaml:7:1", "bad.yaml:11:14"], ended.stderr
+    assert places == ["bad.yaml:4:16", "bad.yaml:7:1", "bad.yaml:11:14"], ended.stderr
 
 
 def test_a_file_that_does_not_exist_and_a_folder_are_told(service: Service) -> None:

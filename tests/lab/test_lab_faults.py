@@ -11,15 +11,20 @@ import pytest
 from tests.lab.labproc import LabProcess, refused, start_lab
 
 
-def _drain(lab: LabProcess, wait: int = 1) -> list[str]:
-    """The states that the queue's events tell, in the order they came; the queue is empty then."""
+def _events(lab: LabProcess, wait: int = 1) -> list[dict[str, Any]]:
+    """The queue's events in the order they came; the queue is empty then."""
     sqs, url = lab.boto("sqs"), lab.info["queues"]["us-east-1"]
-    states: list[str] = []
+    events: list[dict[str, Any]] = []
     while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=wait).get("Messages"):
-        states += [json.loads(message["Body"])["detail"]["state"] for message in messages]
+        events += [json.loads(message["Body"]) for message in messages]
         entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)]
         sqs.delete_message_batch(QueueUrl=url, Entries=entries)
-    return states
+    return events
+
+
+def _drain(lab: LabProcess, wait: int = 1) -> list[str]:
+    """The states that the queue's events tell, in the order they came; the queue is empty then."""
+    return [event["detail"]["state"] for event in _events(lab, wait)]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,51 @@ def test_tags_may_lag_behind_ids(lab: LabProcess) -> None:
     assert ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
     assert ec2.describe_instances(Filters=by_tag)["Reservations"] == []
     lab.until(lambda: ec2.describe_instances(Filters=by_tag)["Reservations"])
+
+
+def test_an_instance_may_be_described_before_it_can_be_tagged(lab: LabProcess) -> None:
+    """CreateTags does not know an id that DescribeInstances and its tag filters show, and does later."""
+    ec2 = lab.boto("ec2")
+    lab.fault({"kind": "fresh", "seconds": 60, "ids": False, "tags": False, "address": False, "tagging": True})
+    [instance_id] = lab.launch()
+    tag = {"Resources": [instance_id], "Tags": [{"Key": "k", "Value": "v"}]}
+    assert ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
+    for call in (ec2.create_tags, ec2.delete_tags):
+        with refused("InvalidInstanceID.NotFound"):
+            call(**tag)
+    lab.clear_faults()
+    ec2.create_tags(**tag)
+    assert lab.instance(instance_id)["tags"]["k"] == "v"
+
+
+def test_a_spot_instance_is_warned_and_taken_back(lab: LabProcess) -> None:
+    """The warning has the zone in its ARN; the end and its reason come the given time later."""
+    [instance_id] = lab.launch()
+    lab.until_state([instance_id], "running")
+    _drain(lab, wait=0)
+    lab.fault({"kind": "interruption", "instance": instance_id, "notice": "interruption", "seconds": 0.3})
+    warning, *ends = _events(lab)
+    assert warning["detail-type"] == "EC2 Spot Instance Interruption Warning"
+    assert warning["resources"] == [f"arn:aws:ec2:us-east-1a:instance/{instance_id}"]
+    assert warning["detail"] == {"instance-id": instance_id, "instance-action": "terminate"}
+    assert [event["detail"]["state"] for event in ends] == ["shutting-down", "terminated"]
+    assert lab.instance(instance_id)["reason"] == "Server.SpotInstanceTermination"
+
+
+def test_a_rebalance_recommendation_ends_nothing(lab: LabProcess) -> None:
+    """It is told, and the instance goes on; a notice that there is not is refused."""
+    [instance_id] = lab.launch()
+    lab.until_state([instance_id], "running")
+    _drain(lab, wait=0)
+    lab.fault({"kind": "interruption", "instance": instance_id, "notice": "rebalance", "seconds": 0})
+    [event] = _events(lab)
+    assert (event["detail-type"], event["detail"]) == (
+        "EC2 Instance Rebalance Recommendation",
+        {"instance-id": instance_id},
+    )
+    assert lab.instance(instance_id)["state"] == "running"
+    with pytest.raises(RuntimeError, match="notice is interruption or rebalance, not soon"):
+        lab.fault({"kind": "interruption", "instance": instance_id, "notice": "soon"})
 
 
 def test_an_instance_may_end_instead_of_running(lab: LabProcess) -> None:

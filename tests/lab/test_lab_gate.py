@@ -65,6 +65,27 @@ def test_unfiltered_descriptions_have_the_smaller_bucket(strict: LabProcess) -> 
     assert ec2.describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
 
 
+def test_descriptions_by_id_count_as_unfiltered(strict: LabProcess) -> None:
+    """Ids are no filter: 50 such calls at once, in the bucket of those that name nothing."""
+    ec2 = strict.boto("ec2", "eu-west-1")
+    with refused("InvalidInstanceID.NotFound"):
+        ec2.describe_instances(InstanceIds=["i-0123456789abcdef0"])
+    codes = _codes(lambda: ec2.describe_instances(InstanceIds=["i-0123456789abcdef0"]), 90)
+    assert "RequestLimitExceeded" not in codes[:49]
+    assert "RequestLimitExceeded" in codes
+    assert ec2.describe_instances(MaxResults=5)
+
+
+def test_a_call_of_more_than_a_mebibyte_of_points_is_refused(lab: LabProcess) -> None:
+    """PutMetricData says how large it was; compressed it is small enough, as the SDK sends it by default."""
+    points = [{"MetricName": f"{'m' * 240}{number}", "Value": 1.0, "Unit": "Percent",
+               "Dimensions": [{"Name": f"{'d' * 250}{part}", "Value": "v" * 1_000} for part in range(2)],
+               } for number in range(700)]  # fmt: skip
+    with refused("RequestEntityTooLarge", 413):
+        lab.boto("cloudwatch", compress=False).put_metric_data(Namespace="Large", MetricData=points)
+    lab.boto("cloudwatch").put_metric_data(Namespace="Large", MetricData=points)
+
+
 def test_alarms_go_at_three_a_second(strict: LabProcess) -> None:
     """CloudWatch says Throttling with status 400."""
     watch = strict.boto("cloudwatch")

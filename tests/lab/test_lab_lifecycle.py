@@ -111,6 +111,18 @@ def test_a_terminated_instance_stays_visible_without_its_tags() -> None:
             _describe(lab, instance_id)
 
 
+def test_a_terminated_instance_can_be_tagged_no_more(lab: LabProcess) -> None:
+    """It is described still; of several resources none is tagged, then."""
+    ec2 = lab.boto("ec2")
+    ended, runs = lab.launch(MaxCount=2)
+    ec2.terminate_instances(InstanceIds=[ended])
+    lab.until_state([ended], "terminated")
+    assert _describe(lab, ended)["Tags"] == []
+    with refused("InvalidInstanceID.NotFound"):
+        ec2.create_tags(Resources=[runs, ended], Tags=[{"Key": "k", "Value": "v"}])
+    assert "k" not in lab.instance(runs)["tags"]
+
+
 def test_terminating_tells_both_states_and_may_be_repeated(slow: LabProcess) -> None:
     """running to shutting-down at first, shutting-down to itself the second time."""
     [instance_id] = slow.launch()

@@ -371,6 +371,27 @@ def test_an_alarm_with_an_ec2_action_needs_the_metric_of_an_instance_that_exists
     assert bench.state("a") == "INSUFFICIENT_DATA"
 
 
+@pytest.mark.parametrize("end", ["stop_instances", "terminate_instances"])
+def test_an_alarm_with_an_ec2_action_needs_an_instance_that_runs(bench: Bench, end: str) -> None:
+    """One that has been stopped or has ended is no valid instance; an alarm that was there already stays."""
+    instance = bench.launch()
+    bench.arm(instance)
+    getattr(bench.ec2, end)(InstanceIds=[instance])
+    with refused("ValidationError", f"{instance} is not a valid EC2 instance"):
+        bench.arm(instance, Threshold=4.0)
+    [alarm] = bench.cloudwatch.describe_alarms()["MetricAlarms"]
+    assert alarm["Threshold"] == 0.5
+
+
+def test_an_alarm_with_an_ec2_action_may_not_watch_another_services_metric(bench: Bench) -> None:
+    """AWS/EC2 or a namespace of one's own; without the action any metric will do."""
+    instance = bench.launch()
+    with refused("ValidationError", "can only be used if the alarm is monitoring an EC2 instance"):
+        bench.arm(instance, Namespace="AWS/EBS")
+    bench.arm(instance, Namespace="AWS/EBS", AlarmActions=[])
+    bench.arm(instance, Namespace="Flambed/EC2")
+
+
 def test_a_window_of_more_than_a_day_is_refused(bench: Bench) -> None:
     """24 h at most with one-minute periods, 168 h with hours."""
     instance = bench.launch()

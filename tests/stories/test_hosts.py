@@ -170,7 +170,6 @@ def test_a_host_whose_set_up_fails_leaves_a_degraded_cluster_that_names_it() -> 
     assert story.world.phase == "degraded"
     assert story.world.reason is not None
     assert "x_factory_0: set-up command 2 of 2 ended with 3" in story.world.reason
-    assert "flambectl retry x" in story.world.reason
     story.happens(facts.RetryRequested(at=story.now, by=1000))
     assert story.decides() == ["set up i-0 from 1"]
     [action] = [a for a in story.running if isinstance(a, SetUp)]

@@ -8,6 +8,8 @@
     progress    what happens, while it happens
     outcome     what to say of a cluster that did not become ready
     show        documents as text for people
+    reasons     why hosts live or end, as text for people
+    times       times as people say them
     console     the terminal: tables, colours, widths
     login       the real ssh client, with the pinned key
     completion  scripts for shells

@@ -32,6 +32,7 @@ class Command:
     help: str
     arguments: tuple[Argument, ...] = ()
     epilog: str | None = None
+    rest: str = ""  # what else its usage shows
 
     @property
     def options(self) -> tuple[Argument, ...]:
@@ -96,6 +97,7 @@ COMMANDS: Final = (
             Argument("name", "only of this cluster", {"metavar": "NAME", "nargs": "?", "default": None}),
             _flag("--follow", "go on with what happens"),
             Argument("--since", "so long ago (10m, 2h), or a time in RFC 3339", {"metavar": "T"}),
+            _flag("--all", "also the small steps (of level debug)"),
         ),
     ),
     Command("logs", "kept output of the set-up commands", (_NAME, _HOST)),
@@ -116,6 +118,7 @@ COMMANDS: Final = (
         "log in to a host, by default the orchestrator, with the real ssh client and the pinned host key",
         (_NAME, _HOST, Argument("--key", "another private key than the cluster file's", {"metavar": "PATH"})),
         "What follows -- is run on the host: flambectl ssh NAME HOST -- nvidia-smi",
+        "[-- COMMAND]",
     ),
     Command("doctor", "check credentials, permissions, queue, quotas, clock and key files; say what to do"),
     Command("version", "the versions of flambectl and of the service"),
@@ -134,6 +137,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     For `ssh`, `remote` is the list of words after `--`. Bad usage ends the process with 2, as argparse does.
     """
     parser = _parser()
+    _check_command(parser, argv)
     # argparse would take the words after -- for HOST.
     if "ssh" in argv and "--" in argv:
         end = list(argv).index("--")
@@ -142,9 +146,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             args.remote = list(argv[end + 1 :])
             return args
     args = parser.parse_args(argv, _defaults())
-    if args.command == "down" and (args.name is None) is not args.all:
+    if args.command == "down" and args.name is None and not args.all:
         parser.error("down: give the NAME of a cluster, or --all")
+    if args.command == "down" and args.name is not None and args.all:
+        parser.error("down: give NAME or --all, not both")
     return args
+
+
+def _check_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse an unknown command with the one that was meant; argparse would list all of them."""
+    known = [command.name for command in COMMANDS]
+    words = iter(argv)
+    for word in words:
+        if word in {one.name for one in COMMON if one.takes_value}:
+            next(words, None)
+        elif not word.startswith("-"):
+            if word not in known:
+                from flambed.wording import nearest  # noqa: PLC0415 - only here, and it takes its time
+
+                parser.error(f"there is no command {word!r}: {nearest(word, known)}")
+            return
 
 
 def _defaults() -> argparse.Namespace:
@@ -176,4 +197,6 @@ def _parser() -> argparse.ArgumentParser:
         )
         for argument in command.arguments:
             sub.add_argument(argument.name, help=argument.help, **argument.more)
+        if command.rest:
+            sub.usage = f"{sub.format_usage().removeprefix('usage: ').rstrip()} {command.rest}"
     return parser

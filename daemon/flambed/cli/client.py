@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from flambed.cli.failure import Exit, FailureError
 
-ANSWER_SECONDS: Final = 120.0  # `doctor` calls AWS
+ANSWER_SECONDS: Final = 60.0
 QUIET_SECONDS: Final = 60.0  # a stream sends a sign of life every 15 s
 
 _CODES: Final = {
@@ -59,8 +59,11 @@ def cluster_path(ref: str, *parts: str) -> str:
 class Client:
     """Asks one service; every request has a connection of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, answer: float = ANSWER_SECONDS, quiet: float = QUIET_SECONDS) -> None:
+        """Ask the service at a socket, and give up on an answer or on a quiet stream after so many seconds."""
         self._path = path
+        self._answer = answer
+        self._quiet = quiet
 
     def get(self, path: str, query: Query = ()) -> Any:
         """Return the document at a path."""
@@ -87,11 +90,13 @@ class Client:
             mistake: returns the line that tells of a mistake in what was sent.
 
         Raises:
-            FailureError: the service cannot be reached, or refuses.
+            FailureError: the service cannot be reached, does not answer in time, or refuses.
         """
-        response = self._send(method, path, query, body=body, headers=headers, timeout=ANSWER_SECONDS)
+        response = self._send(method, path, query, body=body, headers=headers, timeout=self._answer)
         try:
             raw = response.read()
+        except TimeoutError as error:
+            raise self._silent() from error
         except (OSError, http.client.HTTPException) as error:
             raise self._lost() from error
         finally:
@@ -102,9 +107,9 @@ class Client:
         """Yield the documents of a stream as they come, and None at its signs of life.
 
         Raises:
-            FailureError: the service cannot be reached, refuses, or goes away in the middle of a document.
+            FailureError: the service cannot be reached, refuses, falls silent, or goes away in the middle of a document.
         """
-        response = self._send("GET", path, query, timeout=QUIET_SECONDS)
+        response = self._send("GET", path, query, timeout=self._quiet)
         try:
             if response.status != http.client.OK:
                 self._document(response.read(), response.status, None)
@@ -115,6 +120,8 @@ class Client:
                 if isinstance(document, dict) and "error" in document:
                     raise _refused(document["error"], None)
                 yield document
+        except TimeoutError as error:
+            raise self._silent() from error
         except (OSError, http.client.HTTPException) as error:
             raise self._lost() from error
         finally:
@@ -135,6 +142,9 @@ class Client:
         try:
             connection.request(method, target, body, {"Connection": "close", **(headers or {})})
             return connection.getresponse()
+        except TimeoutError as error:
+            connection.close()
+            raise self._silent() from error
         except OSError as error:
             connection.close()
             raise self._unreachable(error) from error
@@ -158,10 +168,16 @@ class Client:
             FileNotFoundError: "start the service (systemctl start flambed, or `flambed run`), or name its socket with --socket",
             ConnectionRefusedError: "nobody listens there any more: start the service (systemctl start flambed)",
             PermissionError: "you may not open it: ask who runs the service",
-            TimeoutError: "it did not answer in time: see its log (journalctl -u flambed)",
         }.get(type(error), "see the service's log (journalctl -u flambed)")
         what = error.strerror or str(error) or type(error).__name__
         return FailureError(Exit.UNREACHABLE, f"the service cannot be reached at {self._path}: {what}; {advice}")
+
+    def _silent(self) -> FailureError:
+        return FailureError(
+            Exit.UNREACHABLE,
+            f"the service at {self._path} took the connection but does not answer: see its log (journalctl -u flambed); "
+            "what it has accepted goes on",
+        )
 
     def _lost(self) -> FailureError:
         return FailureError(

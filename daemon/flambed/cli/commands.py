@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from flambed.cli import completion as completions
-from flambed.cli import login, outcome, progress, show
-from flambed.cli.client import Client, cluster_path, find_socket
+from flambed.cli import login, outcome, progress, reasons, show
+from flambed.cli.client import ANSWER_SECONDS, Client, cluster_path, find_socket
 from flambed.cli.console import Console
 from flambed.cli.failure import Exit, FailureError
 
 Run = Callable[[argparse.Namespace, Console], int]
 
+DOCTOR_SECONDS: Final = 180.0  # it asks AWS about everything, in each region
 SETTLED: Final = frozenset({"ready", "degraded", "failed", "gone"})
 
 # The modules that read cluster files are imported by the commands that read one: they take a tenth of a second.
@@ -34,7 +35,7 @@ def up(args: argparse.Namespace, console: Console) -> int:
     cluster = file.check(key=True)
     assert file.key is not None  # or it would have been a mistake
     client = _client(args)
-    status = client.request(
+    first = client.request(
         "PUT",
         cluster_path(f"{cluster.creator}/{cluster.name}"),
         [*(("set", one) for one in file.overrides), *_shrink(args)],
@@ -42,17 +43,16 @@ def up(args: argparse.Namespace, console: Console) -> int:
         headers={"Content-Type": "application/yaml", "Flambed-Key": base64.b64encode(file.key).decode()},
         mistake=file.told,
     )
-    ref = show.reference(status)
     if args.detach:
-        _show_status(status, console, [f"Accepted. Follow it: flambectl watch {show.word(status)}"])
+        _show_status(first, console, [f"Accepted. Follow it: flambectl watch {show.word(first)}"])
         return Exit.DONE
     try:
-        status = progress.follow(console, client, ref, lambda one: one["phase"] in SETTLED)
+        status = progress.follow(console, client, show.reference(first), lambda one: one["phase"] in SETTLED)
     except KeyboardInterrupt:
-        raise _interrupted(f"{cluster.name} goes on coming up", show.word(status), down=True) from None
+        raise _interrupted(f"{cluster.name} goes on coming up", show.word(first), down=True) from None
     if status["phase"] == "ready":
         if not console.as_json:
-            console.line(f"{show.hosts(status)}. Log in: flambectl ssh {show.word(status)}")
+            console.lines(outcome.success(first, status, cluster.factories_num, shrink=args.shrink))
         return Exit.DONE
     outcome.tell_failure(client, status, console)
     return Exit.FAILED
@@ -64,15 +64,19 @@ def plan(args: argparse.Namespace, console: Console) -> int:
 
     file = files.read(args.file, args.overrides)
     cluster = file.check(key=False)
-    found = _client(args).request(
+    client = _client(args)
+    path = cluster_path(f"{cluster.creator}/{cluster.name}")
+    found = client.request(
         "PUT",
-        cluster_path(f"{cluster.creator}/{cluster.name}"),
+        path,
         [("plan", "1"), *(("set", one) for one in file.overrides), *_shrink(args)],
         body=file.text.encode(),
         headers={"Content-Type": "application/yaml"},
         mistake=file.told,
     )
-    _print(found, console, show.plan(found))
+    if not console.as_json and file.key_warning is not None:
+        console.error(file.located(file.key_warning, "warning: "))
+    _print(found, console, show.plan(found, {} if console.as_json else _names(client, path)))
     return Exit.DONE
 
 
@@ -81,7 +85,7 @@ def validate(args: argparse.Namespace, console: Console) -> int:
     from flambed.cli import files  # noqa: PLC0415
 
     file = files.read(args.file, args.overrides)
-    warnings = [*file.advice, *([file.key_mistake] if file.key_mistake else [])]
+    warnings = [*file.advice, *([file.key_warning] if file.key_warning else [])]
     if console.as_json:
         told = [
             {"kind": kind, "message": one.message, "line": one.line, "column": one.column, "field": one.field}
@@ -93,9 +97,8 @@ def validate(args: argparse.Namespace, console: Console) -> int:
     for problem in warnings:
         console.error(file.located(problem, "warning: "))
     cluster = file.check(key=False)
-    console.line(
-        f"{args.file}: {cluster.name} is a good cluster file: 1 orchestrator, factories: {cluster.factories_num}"
-    )
+    hosts = show.roles({"Orchestrator": 1, "Factory": cluster.factories_num})
+    console.line(f"{args.file}: {cluster.name} is a good cluster file: {hosts}")
     return Exit.DONE
 
 
@@ -156,7 +159,7 @@ def events(args: argparse.Namespace, console: Console) -> int:
             continue
         if console.as_json:
             console.document(event, one_line=True)
-        else:
+        elif args.all or event["level"] != "debug":
             console.line(show.event(event))
     if args.follow:
         raise FailureError(Exit.UNREACHABLE, "the service stopped: there are no more events")
@@ -165,15 +168,19 @@ def events(args: argparse.Namespace, console: Console) -> int:
 
 def logs(args: argparse.Namespace, console: Console) -> int:
     """Print the kept output of set-up commands."""
-    found = _client(args).get(cluster_path(args.name, "logs"), _host(args))
+    found = show.in_order(_client(args).get(cluster_path(args.name, "logs"), _host(args)))
     _print(found, console, [line for one in found for line in show.output(one)] or ["no output is kept"])
     return Exit.DONE
 
 
 def hold(args: argparse.Namespace, console: Console) -> int:
     """Keep idle termination off."""
-    found = _post(args, "hold", {"for": args.duration, "why": args.why})
-    _show_status(found, console, [f"{found['name']} is held for {args.duration}: flambectl why {args.name}"])
+    try:
+        found = _post(args, "hold", {"for": args.duration, "why": args.why})
+    except FailureError as failure:  # the service names what it was sent, a person gave options
+        message = failure.message.replace("'for'", "--for").replace("'why'", "--why")
+        raise FailureError(failure.code, message, failure.details) from failure
+    _show_status(found, console, [f"{found['name']} is held until {show.held(found['hold'])}"])
     return Exit.DONE
 
 
@@ -187,7 +194,7 @@ def release(args: argparse.Namespace, console: Console) -> int:
 def why(args: argparse.Namespace, console: Console) -> int:
     """Print why hosts live or end."""
     found = _client(args).get(cluster_path(args.name, "why"), _host(args))
-    _print(found, console, show.why(found, console))
+    _print(found, console, reasons.why(found, console))
     return Exit.DONE
 
 
@@ -209,7 +216,7 @@ def ssh(args: argparse.Namespace, console: Console) -> int:
 
 def doctor(args: argparse.Namespace, console: Console) -> int:
     """Print what the service found; 1 where something is not as it must be."""
-    found = _client(args).get("/v1/doctor")
+    found = _client(args, answer=DOCTOR_SECONDS).get("/v1/doctor")
     _print(found, console, show.checks(found, console))
     return Exit.FAILED if any(one["ok"] is False for one in found) else Exit.DONE
 
@@ -243,8 +250,8 @@ RUN: Final[Mapping[str, Run]] = {
 """The function of each command in `arguments.COMMANDS`."""
 
 
-def _client(args: argparse.Namespace) -> Client:
-    return Client(find_socket(args.socket, os.environ))
+def _client(args: argparse.Namespace, *, answer: float = ANSWER_SECONDS) -> Client:
+    return Client(find_socket(args.socket, os.environ), answer=answer)
 
 
 def _host(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -277,6 +284,16 @@ def _show_status(status: Any, console: Console, lines: list[str]) -> None:
         console.document(status, one_line=True)
     else:
         console.lines(lines)
+
+
+def _names(client: Client, path: str) -> dict[str, str]:
+    """Return the names of a cluster's instances by id; none where the service does not know the cluster yet."""
+    try:
+        return {one["id"]: one["name"] for one in client.get(path)["instances"]}
+    except FailureError as failure:
+        if failure.code is not Exit.NOT_KNOWN:
+            raise
+        return {}
 
 
 def _confirm(args: argparse.Namespace, console: Console, question: str, names: tuple[str, ...]) -> None:

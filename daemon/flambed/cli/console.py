@@ -11,6 +11,7 @@ from typing import Any, Final, TextIO
 
 _COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
 _ESCAPE: Final = "\x1b["
+_PROSE: Final = 30  # columns that are enough of a table's last one to know what it is about
 
 
 class Console:
@@ -134,14 +135,32 @@ def cut(text: str, width: int) -> str:
     return "".join(kept) + "…" + (f"{_ESCAPE}0m" if "\x1b" in text else "")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Return aligned lines; columns without any value are left out; with a width, lines are cut to it."""
-    kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    lines = [[row[index] for index in kept] for row in (header, *rows)]
-    widths = [max(columns_of(line[index]) for line in lines) for index in range(len(kept))]
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, spare: Sequence[str] = ()
+) -> list[str]:
+    """Return aligned lines.
+
+    Args:
+        header: the names of the columns; those without any value are left out.
+        rows: the cells of each line.
+        width: the columns of the terminal, which lines are cut to; None: they are as long as they are.
+        spare: columns that are left out where there is no room, the most dispensable first. The last column is prose:
+            it may be cut, but not to less than a few words.
+    """
+    sizes = {
+        index: max(columns_of(row[index]) for row in (header, *rows))
+        for index in range(len(header))
+        if any(row[index] for row in rows)
+    }
+    last = len(header) - 1
+    for name in spare:
+        needed = sum(2 + (min(size, _PROSE) if index == last else size) for index, size in sizes.items()) - 2
+        if width is None or needed <= width:
+            break
+        sizes.pop(header.index(name), None)
     texts = []
-    for line in lines:
-        cells = [cell + " " * (size - columns_of(cell)) for cell, size in zip(line, widths, strict=True)]
+    for row in (header, *rows):
+        cells = [row[index] + " " * (size - columns_of(row[index])) for index, size in sizes.items()]
         text = "  ".join(cells).rstrip()
         texts.append(cut(text, width) if width else text)
     return texts

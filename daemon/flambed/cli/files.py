@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +49,12 @@ class ClusterFile:
         """Return `FILE:LINE:COL: message`."""
         place = f":{problem.line}:{problem.column}" if problem.line is not None else ""
         return f"{self.path}{place}: {kind}{problem.message}"
+
+    @property
+    def key_warning(self) -> Problem | None:
+        """What is wrong with the key file, where only `up` needs it."""
+        found = self.key_mistake
+        return replace(found, message=f"{found.message}; `up` will refuse this") if found is not None else None
 
     def told(self, mistake: Mapping[str, Any]) -> str:
         """Return a mistake that the service found as a line; one without a place gets that of its field."""

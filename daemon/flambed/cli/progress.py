@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from flambed.cli import show
+from flambed.cli import show, times
 from flambed.cli.client import Client, cluster_path
 from flambed.cli.console import Block, Console
 from flambed.cli.failure import Exit, FailureError
@@ -16,6 +16,7 @@ from flambed.cli.failure import Exit, FailureError
 Status = Mapping[str, Any]
 
 REDRAW_SECONDS: Final = 1.0  # so that the elapsed time goes on
+_TOLD_AFTERWARDS: Final = frozenset({"degraded", "failed"})  # by `up` (see `outcome`), which has more to say of it
 
 
 def follow(
@@ -28,7 +29,7 @@ def follow(
         client: whom to ask.
         ref: which cluster.
         until: tells whether a status is the last one.
-        in_full: whether each host has its line.
+        in_full: whether each host has its line, and the reason of a bad end is shown; else it is told afterwards.
 
     Raises:
         FailureError: the service refuses or goes away.
@@ -55,20 +56,21 @@ def _view(console: Console, *, in_full: bool) -> Callable[[Status, float], None]
         block = Block(console)
         lines = _full if in_full else _brief
         return lambda status, elapsed: block.draw(lines(console, status, elapsed))
-    return _Lines(console).update
+    return _Lines(console, in_full=in_full).update
 
 
 def _brief(console: Console, status: Status, elapsed: float) -> list[str]:
     return [
-        f"{show.headline(status, console)}  {console.paint(show.span(elapsed), 'dim')}",
+        f"{show.headline(status, console, with_reason=status['phase'] not in _TOLD_AFTERWARDS)}  {console.paint(times.span(elapsed), 'dim')}",
         f"  {show.counts(status)}",
-        *(f"  {console.paint('failed', 'red')}  {line}" for line in _failures(status)),
+        *(f"  {console.paint('failed', 'red')}  {line}" for line in _failures(status, in_full=False)),
     ]
 
 
-def _failures(status: Status) -> list[str]:
-    """Return what failed, as long as that matters."""
-    return [] if status["phase"] in {"stopping", "gone"} else show.failures(status)
+def _failures(status: Status, *, in_full: bool) -> list[str]:
+    """Return what failed, as long as that matters and is not told afterwards."""
+    left_out = {"stopping", "gone"} | (set() if in_full else _TOLD_AFTERWARDS)
+    return [] if status["phase"] in left_out else show.failures(status)
 
 
 def _full(console: Console, status: Status, _elapsed: float) -> list[str]:
@@ -91,17 +93,21 @@ class _Documents:
 class _Lines:
     """One line a change of the phase, of the counts or of the failures."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, in_full: bool) -> None:
         self._console = console
+        self._in_full = in_full
         self._last = ""
         self._told: set[str] = set()
 
     def update(self, status: Status, elapsed: float) -> None:
-        text = f"{show.headline(status, self._console)} ({show.counts(status) or 'no instances'})"
+        with_reason = self._in_full or status["phase"] not in _TOLD_AFTERWARDS
+        text = (
+            f"{show.headline(status, self._console, with_reason=with_reason)} ({show.counts(status) or 'no instances'})"
+        )
         if text != self._last:
-            self._console.line(f"{show.span(elapsed):>8}  {text}")
+            self._console.line(f"{times.span(elapsed):>8}  {text}")
             self._last = text
-        for line in _failures(status):
+        for line in _failures(status, in_full=self._in_full):
             if line not in self._told and len(self._told) < show.SHOWN_FAILURES:
                 self._told.add(line)
                 self._console.line(f"{'':>8}  failed: {line}")

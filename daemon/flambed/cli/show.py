@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from flambed.cli import times
 from flambed.cli.console import Console, cut, printable, printable_lines, table
 
 Document = Mapping[str, Any]
@@ -15,6 +16,8 @@ Document = Mapping[str, Any]
 PHASE_COLOURS: Final = {
     "ready": "green", "converging": "yellow", "stopping": "yellow", "degraded": "red", "failed": "red", "gone": "dim"
 }  # fmt: skip
+SPARE: Final = ("ID", "PUBLIC", "TYPE", "PRIVATE", "PROTECTED")
+"""Columns of a status that a narrow terminal does without, the first of them first."""
 STAGES: Final = (
     "requested", "pending", "running", "reachable", "setting_up", "ready", "failed", "stopping", "gone"
 )  # fmt: skip
@@ -22,8 +25,6 @@ STAGES: Final = (
 SHOWN_FAILURES: Final = 5  # of hosts, where they are told one by one
 _REASON: Final = 120  # columns of a reason in a line with other things; `why` has all of it
 _FAILURE: Final = 300  # columns of a reason in a line of its own
-
-_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 def reference(cluster: Document) -> str:
@@ -36,10 +37,10 @@ def word(cluster: Document) -> str:
     return shlex.quote(reference(cluster))
 
 
-def headline(cluster: Document, console: Console) -> str:
+def headline(cluster: Document, console: Console, *, with_reason: bool = True) -> str:
     """Return one line: name, region, phase, reason."""
     phase = console.paint(cluster["phase"], PHASE_COLOURS.get(cluster["phase"], "bold"))
-    reason = f": {cut(printable(cluster['reason']), _REASON)}" if cluster.get("reason") else ""
+    reason = f": {cut(printable(cluster['reason']), _REASON)}" if with_reason and cluster.get("reason") else ""
     return f"{console.paint(printable(cluster['name']), 'bold')} in {printable(cluster['region'])} is {phase}{reason}"
 
 
@@ -52,12 +53,14 @@ def counts(cluster: Document) -> str:
 
 def hosts(cluster: Document) -> str:
     """Return how many hosts there are, gone ones not counted: "1 orchestrator, 16 factories"."""
-    roles = Counter(instance["role"] for instance in cluster["instances"] if instance["stage"] != "gone")
-    factories = roles["Factory"]
-    parts = ["1 orchestrator"] if roles["Orchestrator"] == 1 else []
-    if factories or not parts:
-        parts.append(f"{factories} factor{'y' if factories == 1 else 'ies'}")
-    return ", ".join(parts)
+    return roles(Counter(one["role"] for one in cluster["instances"] if one["stage"] != "gone"))
+
+
+def roles(found: Mapping[str, int]) -> str:
+    """Return how many hosts there are of each role: "1 orchestrator, 16 factories"."""
+    names = (("Orchestrator", "orchestrator", "orchestrators"), ("Factory", "factory", "factories"))
+    parts = [(found.get(role, 0), one, many) for role, one, many in names]
+    return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in parts if count) or "no hosts"
 
 
 def title(instance: Document) -> str:
@@ -94,7 +97,7 @@ def status(cluster: Document, console: Console, now: datetime | None = None) -> 
         f"creator {printable(cluster['creator'])}; {counts(cluster) or 'no instances'}",
     ]
     if hold := cluster.get("hold"):
-        lines.append(f"held by uid {hold['by']} until {hold['until']}: {printable(hold['why'])}")
+        lines.append(f"held by uid {hold['by']} until {held(hold, now)}")
     rows = [
         [
             printable(one["name"] or one["role"]),
@@ -104,13 +107,30 @@ def status(cluster: Document, console: Console, now: datetime | None = None) -> 
             printable(one["private_host"] or ""),
             printable(one["public_host"] or ""),
             _protection(one),
-            until(one["terminates_at"], now),
+            times.until(one["terminates_at"], now),
             cut(printable(one["reason"] or ""), _REASON),
         ]
         for one in instances
     ]
     header = ("NAME", "ID", "TYPE", "STAGE", "PRIVATE", "PUBLIC", "PROTECTED", "ENDS", "REASON")
-    return [*lines, "", *table(header, rows, console.width)] if rows else lines
+    return [*lines, "", *table(header, rows, console.width, SPARE)] if rows else lines
+
+
+def held(hold: Document, now: datetime | None = None) -> str:
+    """Return the end of a hold, how long that is, and what for: "16:33 (4 h): training run 12"."""
+    now = now or datetime.now(UTC)
+    return f"{times.clock(hold['until'], now)} ({times.left(hold['until'], now)}): {printable(hold['why'])}"
+
+
+def in_order(records: Sequence[Document]) -> list[Document]:
+    """Return kept outputs in the order of the table of hosts: the orchestrator first, factories by their number."""
+    return sorted(records, key=_row)
+
+
+def _row(record: Document) -> tuple[bool, int, str]:
+    name = record["name"] or ""
+    index = name.rpartition("_")[2]
+    return (not name.endswith("_orchestrator"), int(index) if index.isdecimal() else -1, name)
 
 
 def failures(cluster: Document) -> list[str]:
@@ -134,45 +154,41 @@ def output(record: Document, *, last: int | None = None) -> list[str]:
     return [head, *(f"  {line}" for line in lines)]
 
 
-def plan(found: Document) -> list[str]:
-    """Return what `up` would do, a line for each kind of change, and the idle times that it would keep to."""
-    launch = ", ".join(f"{count} {role}" for role, count in found["launch"].items() if count)
-    changes = [f"launch  {launch}"] if launch else []
+def plan(found: Document, names: Mapping[str, str]) -> list[str]:
+    """Return what `up` would do, a line for each kind of change, and the idle times that it would keep to.
+
+    Args:
+        found: the plan.
+        names: those of instances, by id, as far as they are known.
+    """
+
+    def named(ids: Sequence[str]) -> str:
+        return ", ".join(title({"id": one, "name": names.get(one)}) for one in ids)
+
+    changes = [f"launch  {roles(found['launch'])}"] if any(found["launch"].values()) else []
     for name, text in (
         ("adopt", "adopt, launched by others"),
         ("start", "start, stopped now"),
         ("retire", "terminate"),
     ):
         if found[name]:
-            changes.append(f"{text}  {', '.join(map(printable, found[name]))}")
+            changes.append(f"{text}  {named(found[name])}")
     if found["setup"]:
         changes.append("run the set-up commands")
     lines = [f"{printable(found['name'])} in {printable(found['region'])}", *(changes or ["nothing to do"])]
     if found["keep"]:
-        lines.append(f"keep  {', '.join(map(printable, found['keep']))}")
+        lines.append(f"keep  {named(found['keep'])}")
     if found["surplus"]:
-        lines.append(f"too many, kept without --shrink  {', '.join(map(printable, found['surplus']))}")
-    ends = ", ".join(
-        f"{role} {'never' if minutes is None else f'after {minutes} min'}" for role, minutes in found["alarms"].items()
-    )
+        lines.append(f"too many, kept without --shrink  {named(found['surplus'])}")
+    ends = ", ".join(f"{role.lower()} {_idle(minutes)}" for role, minutes in found["alarms"].items())
     return [*lines, f"end when idle  {ends}"]
 
 
-def why(found: Document, console: Console, now: datetime | None = None) -> list[str]:
-    """Return why hosts live or end, a paragraph for each."""
-    now = now or datetime.now(UTC)
-    reason = f": {printable(found['reason'])}" if found.get("reason") else ""
-    lines = [f"{printable(found['name'])} is {found['phase']}{reason}"]
-    for host in found["hosts"]:
-        end = until(host.get("terminates_at"), now)
-        lines.append(console.paint(f"{title(host)}, {host['stage']}", "bold"))
-        lines.append(f"  {printable(host['summary'])}")
-        if end:
-            lines.append(f"  ends {end}, if nothing more happens")
-        for signal in host.get("signals", ()):
-            age = f", {away(signal['at'], now)}" if signal.get("at") else ""
-            lines.append(f"  {printable(signal['signal'])}: {printable(signal['value'])}{age}")
-    return lines
+def _idle(minutes: int | None) -> str:
+    """Return an idle time in hours, as it is in the file, where that is a whole number."""
+    if minutes is None:
+        return "never"
+    return f"after {minutes} min" if minutes % 60 else f"after {minutes // 60} h"
 
 
 def event(found: Document) -> str:
@@ -196,36 +212,10 @@ def checks(found: Sequence[Document], console: Console) -> list[str]:
     return lines
 
 
-def until(when: str | None, now: datetime) -> str:
-    """Return how far away a time is: "in 2 h 5 min"."""
-    if when is None:
-        return ""
-    seconds = (datetime.fromisoformat(when) - now).total_seconds()
-    return f"in {span(seconds)}" if seconds > 0 else "now"
-
-
-def away(when: str, now: datetime) -> str:
-    """Return how far away a time is, in either direction: "3 min ago", "in 2 h"."""
-    seconds = (datetime.fromisoformat(when) - now).total_seconds()
-    return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
-
-
-def span(seconds: float) -> str:
-    """Return a number of seconds in the two largest units that fit: "2 h 5 min"."""
-    whole = int(seconds)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min" + (f" {whole % _MINUTE} s" if whole < 10 * _MINUTE and whole % _MINUTE else "")
-    large, small, names = (whole // _DAY, whole % _DAY // _HOUR, ("d", "h"))
-    if whole < _DAY:
-        large, small, names = (whole // _HOUR, whole % _HOUR // _MINUTE, ("h", "min"))
-    return f"{large} {names[0]}" + (f" {small} {names[1]}" if small else "")
-
-
 def _stage(instance: Document) -> str:
     setup = instance.get("setup") or {}
-    done = f" {setup['done']}/{setup['of']}" if instance["stage"] == "setting_up" and setup.get("of") else ""
+    at_work = instance["stage"] == "setting_up" and setup.get("of")
+    done = f" {min(setup['done'] + 1, setup['of'])}/{setup['of']}" if at_work else ""  # the running one counts
     return f"{printable(instance['stage'])}{done}"
 
 
@@ -237,5 +227,13 @@ def _protection(instance: Document) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return ",".join(f"{printable(key)}:{_value(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ",".join(map(_value, value)) or "none"
     text = printable(value)
     return repr(text) if " " in text else text

@@ -91,7 +91,7 @@ def _paths() -> dict[str, dict[str, Schema]]:
         "schema": array(TEXT),
     }
     wait = {
-        "for": {"description": 'Such as "4h", or seconds.', "type": ["string", "number"]},
+        "for": {"description": 'Such as "4h"; a number needs a unit.', "type": "string"},
         "why": {"type": "string", "minLength": 1, "maxLength": 500},
     }
     return {

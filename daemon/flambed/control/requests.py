@@ -160,6 +160,21 @@ async def json_object(
     return body
 
 
+def duration(body: dict[str, Any], name: str) -> float:
+    """Return the seconds of a duration out of a body.
+
+    Raises:
+        UnreadableError: it is none, or a number without a unit.
+    """
+    value = body[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UnreadableError(f'{name!r} must be a duration, such as "4h"')
+    try:
+        return durations.parse(value)
+    except ValueError as error:
+        raise UnreadableError(f"{name!r}: {error}") from None
+
+
 def words(body: dict[str, Any], name: str) -> str:
     """Return a text of a person out of a body.
 

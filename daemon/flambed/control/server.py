@@ -9,7 +9,6 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from flambed import durations
 from flambed.access import Caller, Rules
 from flambed.control import answers, openapi, requests, unixsocket
 from flambed.control.answers import Emit
@@ -204,13 +203,8 @@ class Control:
     async def _hold(self, request: web.Request) -> web.StreamResponse:
         Query(request)
         body = await requests.json_object(request, required=("for", "why"))
-        try:
-            seconds = durations.parse(body["for"])
-        except ValueError as error:
-            raise UnreadableError(f"'for': {error}") from None
-        change = self._service.hold(
-            await requests.caller(request), request.match_info["ref"], seconds=seconds, why=requests.words(body, "why")
-        )
+        seconds, why = requests.duration(body, "for"), requests.words(body, "why")
+        change = self._service.hold(await requests.caller(request), request.match_info["ref"], seconds=seconds, why=why)
         return answers.document(await self._carry_out(change))
 
     async def _release(self, request: web.Request) -> web.StreamResponse:

@@ -10,11 +10,15 @@ Where the lab bends the truth:
   public address and the public DNS name of a running instance are that same loopback address; nothing resolves
   the private DNS name. All hosts answer SSH on one unprivileged port (`ssh_port`) instead of 22. Security groups
   and routes are kept and not enforced. There is no default VPC.
+- Connecting. On AWS a connection to a host that boots times out at first, and is refused later. A loopback address
+  cannot be silent, so here it is refused from the start. The host fault `mute` is the nearest to a time-out: the
+  connection opens, and then nothing is said.
 - Time. Boot, SSH and shutdown delays are drawn from the seed by image, type and order of launch, and are shorter
   than AWS's. With --minute, CloudWatch's time runs faster than the clock on the wall; nothing else does.
 - Permissions. Any credentials are accepted and everything is allowed; there is one account, 123456789012.
 - Client tokens are remembered for 24 hours after the last of their instances ended (AWS does not say how long).
 - Instance types are offered in every zone; CPU, memory and GPUs are only described.
+- An alarm with an EC2 action is refused for an instance in any state but `running`: AWS does not say for which.
 - Quotas are AWS's published token buckets. All Describe calls of EC2 share one bucket per region, all other
   changes another. Only EC2 and CloudWatch have any.
 - Tags of an instance vanish the moment it is terminated, and it is described for an hour after that.

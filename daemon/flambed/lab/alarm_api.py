@@ -146,16 +146,7 @@ class Alarms:
         region = backend.region_name
         configuration = parse_alarm(params, region=region, partition=get_partition(region))
         if configuration.has_ec2_action:
-            instance_id = configuration.metric.dimension("InstanceId")
-            if instance_id is None:
-                raise Rejected(
-                    "ValidationError",
-                    "Invalid use of EC2 action. An EC2 action can only be used if the alarm is monitoring an EC2 instance.",
-                )
-            if self._instance_state(region, instance_id) in (None, "terminated"):
-                raise Rejected(
-                    "ValidationError", f"Invalid use of EC2 action. {instance_id} is not a valid EC2 instance."
-                )
+            self._check_instance(region, configuration.metric)
         now = self._clock.now()
         alarm = _alarms(backend).get(configuration.name)
         if alarm is not None:
@@ -171,6 +162,18 @@ class Alarms:
         self._remember(backend, alarm.name, "ConfigurationUpdate", f'Alarm "{alarm.name}" created', {"type": "Create"})
         self._evaluate(backend, alarm, now)
         return {}
+
+    def _check_instance(self, region: str, metric: Metric) -> None:
+        """Refuse an EC2 action on a metric that is not one of a running instance, in AWS/EC2 or an own namespace."""
+        instance_id = metric.dimension("InstanceId")
+        foreign = metric.namespace.startswith("AWS/") and metric.namespace != "AWS/EC2"
+        if instance_id is None or foreign:
+            wrong = "An EC2 action can only be used if the alarm is monitoring an EC2 instance."
+        elif self._instance_state(region, instance_id) != "running":
+            wrong = f"{instance_id} is not a valid EC2 instance."
+        else:
+            return
+        raise Rejected("ValidationError", f"Invalid use of EC2 action. {wrong}")
 
     def describe_alarms(self, backend: CloudWatchBackend, params: Params) -> dict[str, Any]:
         """The alarms by name, prefix, state and action, in the order of their names."""

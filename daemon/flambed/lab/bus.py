@@ -43,6 +43,21 @@ class Bus:
             {"instance-id": instance_id, "state": state},
         )
 
+    def interruption(self, region: str, zone: str, instance_id: str) -> None:
+        """Publish "EC2 Spot Instance Interruption Warning", whose ARN has a form of its own."""
+        self.publish(
+            region,
+            "aws.ec2",
+            "EC2 Spot Instance Interruption Warning",
+            [f"arn:aws:ec2:{zone}:instance/{instance_id}"],
+            {"instance-id": instance_id, "instance-action": "terminate"},
+        )
+
+    def rebalance(self, region: str, instance_id: str) -> None:
+        """Publish "EC2 Instance Rebalance Recommendation"."""
+        arn = f"arn:aws:ec2:{region}:{DEFAULT_ACCOUNT_ID}:instance/{instance_id}"
+        self.publish(region, "aws.ec2", "EC2 Instance Rebalance Recommendation", [arn], {"instance-id": instance_id})
+
     def alarm_state(self, region: str, detail: dict[str, Any]) -> None:
         """Publish "CloudWatch Alarm State Change"."""
         arn = f"arn:aws:cloudwatch:{region}:{DEFAULT_ACCOUNT_ID}:alarm:{detail['alarmName']}"

@@ -186,7 +186,7 @@ class Cloud:
         if not ids:
             raise Refusal("MissingParameter", "The request must contain the parameter resourceIdSet")
         _at_most_1000(ids)
-        self.describe.by_ids(request.region, [i for i in ids if i.startswith("i-")])
+        self.describe.taggable(request.region, [i for i in ids if i.startswith("i-")])
         request.ec2_backend.do_resources_exist([i for i in ids if not i.startswith("i-")])
         request.error_on_dryrun()
         return ids

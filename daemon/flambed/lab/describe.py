@@ -93,16 +93,19 @@ class Describe:
             raise Refusal("InvalidInstanceID.Malformed", f'Invalid id: "{bad[0]}"')
         records = [self._fleet.records.get(instance_id) for instance_id in dict.fromkeys(ids)]
         found = [r for r in records if r and r.region == region and not self._too_fresh(r)]
-        if len(found) < len(records):
-            known = {r.id for r in found}
-            missing = [i for i in dict.fromkeys(ids) if i not in known]
-            word = "ID" if len(missing) == 1 else "IDs"
-            verb = "does" if len(missing) == 1 else "do"
-            raise Refusal("InvalidInstanceID.NotFound", f"The instance {word} '{', '.join(missing)}' {verb} not exist")
+        _none_missing(ids, found)
         return found
+
+    def taggable(self, region: str, ids: Sequence[str]) -> None:
+        """Refuse to tag instances with these ids where one is unknown, has ended, or cannot be tagged yet."""
+        found = self.by_ids(region, ids)
+        _none_missing(ids, [r for r in found if r.state != "terminated" and not self._untaggable(r)])
 
     def _too_fresh(self, record: Record) -> bool:
         return self._faults.fresh(lambda fault: fault.ids, record.age)
+
+    def _untaggable(self, record: Record) -> bool:
+        return self._faults.fresh(lambda fault: fault.tagging, record.age)
 
     def _lags(self, record: Record) -> bool:
         return self._faults.fresh(lambda fault: fault.tags, record.age)
@@ -172,6 +175,13 @@ class Describe:
         every = request.params.get("IncludeAllInstances", False)
         shown = [r.instance for r in page if every or r.state == "running"]
         return ActionResult({"InstanceStatuses": shown, "NextToken": token})
+
+
+def _none_missing(ids: Sequence[str], found: Sequence[Record]) -> None:
+    known = {record.id for record in found}
+    if missing := [i for i in dict.fromkeys(ids) if i not in known]:
+        word, verb = ("ID", "does") if len(missing) == 1 else ("IDs", "do")
+        raise Refusal("InvalidInstanceID.NotFound", f"The instance {word} '{', '.join(missing)}' {verb} not exist")
 
 
 def _start(token: str | None, records: Sequence[Record]) -> int:

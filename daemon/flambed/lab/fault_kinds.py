@@ -160,6 +160,7 @@ class FreshFault(Fault):
     ids: bool = True
     tags: bool = True
     address: bool = True
+    tagging: bool = False
 
 
 @dataclass(kw_only=True)
@@ -231,10 +232,25 @@ class DieFault(InstanceFault):
     reason: str = "Server.InternalError"
 
 
+@dataclass(kw_only=True)
+class InterruptionFault(InstanceFault):
+    """EC2 wants a Spot instance back, or may want it soon."""
+
+    kind = "interruption"
+    notice: Literal["interruption", "rebalance"] = "interruption"
+    seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.notice not in {"interruption", "rebalance"}:
+            raise BadFaultError(f"interruption: notice is interruption or rebalance, not {self.notice}")
+
+
 KINDS: dict[str, type[Fault]] = {
     kind.kind: kind
     for kind in (
         ErrorFault, OutageFault, LatencyFault, KillFault, CapacityFault,
         EventsFault, FreshFault, HostFaultOrder, CpuFault, GpuFault, DieFault,
+        InterruptionFault,
     )
 }  # fmt: skip

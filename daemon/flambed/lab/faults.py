@@ -18,9 +18,10 @@ for ever.
         SIGKILL for a process when the third call that matches comes (counted from 1, from now on).
     {"kind": "events", "mode": "drop" | "double" | "reverse" | "delay", "seconds": 1, "count": null}
         state-change events: lost, sent twice, collected for `seconds` and sent in reverse order, or late.
-    {"kind": "fresh", "seconds": 5, "ids": true, "tags": true, "address": true}
+    {"kind": "fresh", "seconds": 5, "ids": true, "tags": true, "address": true, "tagging": false}
         eventual consistency: for so long after a launch the id is InvalidInstanceID.NotFound, tag filters do not
-        find the instance, and it has no private address in any answer.
+        find the instance, and it has no private address in any answer. "tagging": true is for an instance that is
+        described and cannot be tagged: with "ids": false only CreateTags and DeleteTags do not know the id.
     {"kind": "host", HOST, "fault": {"kind": "refuse", ...} | null}
         see flambed.lab.hosts.HostFault.
     {"kind": "cpu", HOST, "percent": 50.0 | null}
@@ -29,6 +30,9 @@ for ever.
         how busy all its GPUs are, as nvidia-smi tells; hosts whose type has none are left alone.
     {"kind": "die", HOST, "reason": "Client.VolumeLimitExceeded"}
         the instance ends by itself; a pending one becomes terminated where it would have become running.
+    {"kind": "interruption", HOST, "notice": "interruption" | "rebalance", "seconds": 120}
+        a Spot Instance Interruption Warning, `seconds` after which EC2 takes the instance back, or a Rebalance
+        Recommendation, after which nothing happens. Instances that are no Spot ones get them too.
 
 HOST is `"instance": "i-..."`, or `"match": {"role": "Factory", "name": "...", "tags": {...}, "nth": 0}`: hosts
 by their tags, alive or still to be launched; with `nth`, the one that is the nth match launched from now on.

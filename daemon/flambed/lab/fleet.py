@@ -157,6 +157,15 @@ class Fleet:
         else:
             self.terminate(record, (reason, reason))
 
+    def recommend_rebalance(self, record: Record) -> None:
+        """EC2 may want its capacity back soon, and says so."""
+        self._bus.rebalance(record.region, record.id)
+
+    def interrupt(self, record: Record, seconds: float) -> None:
+        """EC2 wants its capacity back: it warns, and ends the instance so many seconds later."""
+        self._bus.interruption(record.region, record.instance.placement.zone, record.id)
+        self._timers.after(seconds, lambda: self.die(record, "Server.SpotInstanceTermination"))
+
     def _pend(self, record: Record) -> None:
         self._enter(record, "pending")
         self._later(record, record.boot, self._running)

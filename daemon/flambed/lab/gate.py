@@ -1,4 +1,4 @@
-"""The gate before moto: ledger, latency, faults and quotas, in that order, then the lab's one lock."""
+"""The gate before moto: ledger, latency, faults, sizes and quotas, in that order, then the lab's one lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from flambed.lab.faults import Faults, Verdict
 from flambed.lab.ledger import Call, Ledger
@@ -17,7 +17,10 @@ from flambed.lab.quotas import Quotas
 from flambed.lab.refusal import error_body
 from flambed.lab.wsgi import Application, ConnectionLostError, Environ, StartResponse
 
-OUTAGE = ("Unavailable", "The server is overloaded and can't handle the request.", 503)
+OUTAGE: Final = ("Unavailable", "The server is overloaded and can't handle the request.", 503)
+
+LARGEST: Final = {"PutMetricData": 1_048_576}
+"""Bytes of a request's body that its service takes, as it was sent (PutMetricData's: its API reference)."""
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Gate:
             return ("reset", "", 0) if verdict.outage.mode == "reset" else OUTAGE
         if (fault := verdict.error) and fault.when == "before":
             return fault.code, fault.message, fault.status
+        if call.size > (most := LARGEST.get(call.action, call.size)):
+            return "RequestEntityTooLarge", f"Request size {call.size} exceeded {most} bytes", 413
         if self.quotas is None:
             return _dry_run(call)
         with self.lock:

@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -28,7 +28,8 @@ class Call:
     service: str  # ec2, cloudwatch, sqs, events, ssm, iam, ...
     action: str  # RunInstances, ...
     params: dict[str, Any]  # nested as in the SDK's wire names; no user data, no secrets
-    protocol: Protocol = field(metadata={"hidden": True})
+    protocol: Protocol
+    size: int  # bytes of the body as it was sent, compressed or not
     status: int | None = None  # HTTP status; None: still running, or the connection was reset
     error: str | None = None  # AWS's error code
     duration: float | None = None  # real seconds
@@ -44,6 +45,7 @@ class Ledger:
     def enter(self, environ: Environ) -> Call:
         """Record the request in `environ`, whose body is left readable (and uncompressed)."""
         body = environ["wsgi.input"].read()
+        size = len(body)
         if environ.pop("HTTP_CONTENT_ENCODING", "") == "gzip":
             body = gzip.decompress(body)
             environ["CONTENT_LENGTH"] = str(len(body))
@@ -58,7 +60,7 @@ class Ledger:
             flat.pop("Version", None)
             params = _summary(_nested(flat))
         with self._lock:
-            call = Call(len(self._calls), time.time(), region, service, action, params, protocol)
+            call = Call(len(self._calls), time.time(), region, service, action, params, protocol, size)
             self._calls.append(call)
         return call
 
@@ -66,7 +68,7 @@ class Ledger:
         """The calls from `index` on, as JSON."""
         with self._lock:
             calls = self._calls[index:]
-        return [{k: v for k, v in asdict(call).items() if k != "protocol"} for call in calls]
+        return [{k: v for k, v in asdict(call).items() if k not in {"protocol", "size"}} for call in calls]
 
 
 def _scope(authorization: str) -> tuple[str, str]:

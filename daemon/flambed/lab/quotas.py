@@ -89,7 +89,7 @@ def _ec2_kind(call: Call) -> str:
         return call.action
     if not call.action.startswith(("Describe", "Get", "List", "Search")):
         return "change"
-    narrowed = any(name in call.params for name in ("Filter", "InstanceId", "MaxResults"))
+    narrowed = "Filter" in call.params or "MaxResults" in call.params  # naming ids is no filter
     return "describe everything" if call.action == "DescribeInstances" and not narrowed else "describe"
 
 

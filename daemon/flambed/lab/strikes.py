@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flambed.lab.fault_kinds import BadFaultError, CpuFault, DieFault, GpuFault, HostFaultOrder, InstanceFault
+from flambed.lab.fault_kinds import (
+    BadFaultError,
+    CpuFault,
+    DieFault,
+    GpuFault,
+    HostFaultOrder,
+    InstanceFault,
+    InterruptionFault,
+)
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.hosting import Hosting
@@ -65,6 +73,10 @@ class Strikes:
                 self.hosting.set_gpus(record.id, record.gpus)
             case DieFault():
                 self.fleet.die(record, fault.reason)
+            case InterruptionFault(notice="rebalance"):
+                self.fleet.recommend_rebalance(record)
+            case InterruptionFault():
+                self.fleet.interrupt(record, fault.seconds)
 
 
 def _host_fault(described: Any) -> HostFault | None:

@@ -119,8 +119,6 @@ def _problems(draft: Draft) -> list[str]:
         elif instance.stage is Stage.READY and (failure := world.failures.get(Key("inform", instance.id))):
             found.append(f"{name} does not know who belongs to the cluster: {failure.message}")
     found += [f"{_some(names)}: {message}" for message, names in failed.items()]
-    if failed:
-        found.append(f"mend it and run `flambectl retry {desired.name}`")
     return found
 
 
