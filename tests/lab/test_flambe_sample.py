@@ -32,6 +32,7 @@ def test_flambes_example_is_valid_as_it_is_and_comes_up_with_its_blanks_filled(s
         tags = service.lab.instance(instance["id"])["tags"]
         assert (tags["project"], tags["company"]) == ("my-project", "xxxxxxxxxx")
         assert (tags["creator"], tags["Purpose"], tags["Role"]) == ("user@company.com", "flambe", instance["role"])
-    volumes = service.lab.boto("ec2").describe_volumes()["Volumes"]
+    mine = {"Name": "attachment.instance-id", "Values": [instance["id"] for instance in status["instances"]]}
+    volumes = service.lab.boto("ec2").describe_volumes(Filters=[mine])["Volumes"]
     assert {(volume["Size"], volume["VolumeType"]) for volume in volumes} == {(100, "gp2")}
     service.down("my-cluster")
