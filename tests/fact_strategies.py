@@ -36,7 +36,7 @@ CLUSTERS = st.builds(
         st.builds("echo {}".format, st.text(st.characters(codec="utf-8", exclude_characters="\0"))), max_size=3
     ).map(tuple),
     user_data=st.sampled_from([None, "#!/bin/sh\necho hello\n"]),
-    launch=st.fixed_dictionaries({"deadline": st.integers(1, 100_000).map(float), "minimum": st.just("80%")}),
+    launch=st.fixed_dictionaries({"deadline": st.integers(1, 100_000).map("{}s".format), "minimum": st.just("80%")}),
 )
 
 
