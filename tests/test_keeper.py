@@ -577,6 +577,22 @@ async def test_a_vote_that_begins_counts_at_once_in_our_own_metric() -> None:
 
 
 @virtual
+async def test_a_changed_timeout_is_seeded_in_our_own_metric_too() -> None:
+    """The minutes that hold the real CPU are written over: else no fake point would ever be read back."""
+    cloud = Cloud()
+    cloud.cloudwatch.refuses_aws = True
+    for minute in range(-3, 20):
+        cloud.cloudwatch.cpu(HOST, START + minute * MINUTE, 0.25)
+    async with opened(cloud, memory={"namespace AWS/EC2 123456789012 us-east-1": "refused"}) as (_region, keeper):
+        keeper.want(ME, table(), cloud.heard.take)
+        await asyncio.sleep(3 * MINUTE)
+        cloud.heard.facts.clear()
+        keeper.want(ME, table(minutes=120, seed=True), cloud.heard.take)
+        await asyncio.sleep(MINUTE)
+    assert cloud.heard.kinds() == ["PointsSeeded", "AlarmArmed"]
+
+
+@virtual
 async def test_gaps_of_our_own_metric_are_filled_after_a_restart() -> None:
     """While the service was away the real CPU went on, and an idle host is not given its whole timeout again."""
     cloud = Cloud()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flambed import loop as loops
-from flambed.actions import Action, Find, Launch, Prepare, Protection
+from flambed.actions import Action, Find, Launch, Prepare, Protection, SetUp, Tag, Terminate
 from flambed.clock import Clock
 from flambed.desired import Role
 from flambed.errors import Reason, StepError
@@ -270,3 +270,24 @@ async def test_the_table_of_protection_is_handed_over_when_it_changes(loop: Clus
     handed = len(stage.tables)
     await loop.take(facts.BecameBusy(at=Clock().now(), instance="i-0"))
     assert len(stage.tables) == handed
+
+
+async def test_a_set_up_is_called_off_when_its_machine_is_given_back(loop: ClusterLoop, stage: Stage) -> None:
+    """It would hold a connection's place until its deadline."""
+
+    def exists(_action: Action) -> list[Fact]:
+        now = Clock().now()
+        tags = {"flambed:cluster": "c1"}
+        seen = (see("i-o", Role.ORCHESTRATOR, "running", tags=tags), see("i-0", Role.FACTORY, "running", tags=tags))
+        return [facts.ClusterSurveyed(at=now, instances=seen, began=now)]
+
+    def accepted(action: Action) -> list[Fact]:
+        assert isinstance(action, Terminate)
+        return [facts.TerminationAccepted(at=Clock().now(), instances=action.instances)]
+
+    stage.answers = {Find: exists, Terminate: accepted, Tag: lambda _: [], Prepare: prepared, Launch: lambda _: []}
+    await loop.take(replace(up(), desired=cluster(factories_num=1)))
+    await stage.until(lambda: sum(isinstance(a, SetUp) for a in stage.asked) == 2)
+    await loop.take(facts.DownRequested(at=Clock().now(), by=1))
+    await stage.until(lambda: all(key.kind != "setup" for key in loop.world.in_flight) and stage.cancelled == 2)
+    assert stage.bugs == []

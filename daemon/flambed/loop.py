@@ -14,12 +14,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flambed.actions import Action, Launch, Protection
+from flambed.actions import Action, Inform, Launch, LearnHostKey, Protection, SetUp
 from flambed.errors import ClusterError, Reason, StepError
 from flambed.journal import Entry, Journal, JournalError
 from flambed.observed.facts import ActionEnded, ActionFailed, ActionsBegan, Fact, Key, LaunchIntended
 from flambed.observed.fold import fold
-from flambed.observed.instance import IllegalTransitionError
+from flambed.observed.instance import IllegalTransitionError, Stage
 from flambed.observed.world import World
 from flambed.plan import Decision, Rules, decide
 
@@ -101,7 +101,8 @@ class ClusterLoop:
         self._wake = asyncio.Event()
         self._last_seq: int | None = None
         self._table: Mapping[str, Protection] = {}
-        self._steps: set[asyncio.Task[Mapping[Key, StepError]]] = set()
+        self._steps: dict[asyncio.Task[Mapping[Key, StepError]], Action] = {}
+        self._ending = False
 
     def submit(self, fact: Fact, cause: int | None = None) -> None:
         """Take a fact; it is folded at the next turn."""
@@ -135,9 +136,12 @@ class ClusterLoop:
                 if timer:
                     timer.cancel()
         finally:
-            for step in self._steps:
+            self._ending = True
+            steps = tuple(self._steps)
+            for step in steps:
                 step.cancel()
-            await asyncio.gather(*self._steps, return_exceptions=True)
+            await asyncio.gather(*steps, return_exceptions=True)
+            self._ending = False
 
     async def _turn(self) -> float | None:
         """Take in what has come, decide once, write it down, and begin; return when to decide again."""
@@ -160,6 +164,7 @@ class ClusterLoop:
         happened: list[Happened] = []
         for letter in letters:
             happened += self._fold(letter.fact, letter.cause)
+        self._call_off()
         decision = decide(self.world.desired, self.world, self._clock.now(), self._rules)
         cause = happened[-1].entry.seq if happened else self._last_seq
         for fact in (*decision.conclusions, *self._intents(decision)):
@@ -219,19 +224,29 @@ class ClusterLoop:
                     self._outside.journal_failed(None)
                 return
 
+    def _call_off(self) -> None:
+        """Cancel the steps about hosts that are ending: nobody waits for a connection to a machine that is given back."""
+        for task, action in self._steps.items():
+            if isinstance(action, SetUp | Inform | LearnHostKey):
+                instance = self.world.instances.get(action.instance)
+                if instance is not None and instance.stage in (Stage.STOPPING, Stage.GONE):
+                    task.cancel()
+
     def _begin(self, action: Action, cause: int | None) -> None:
         work = self._outside.perform(action, self.world, lambda fact: self.submit(fact, cause))
         task = asyncio.get_running_loop().create_task(work, name=type(action).__name__)
-        self._steps.add(task)
+        self._steps[task] = action
         task.add_done_callback(lambda task: self._ended(task, action, cause))
 
     def _ended(self, task: asyncio.Task[Mapping[Key, StepError]], action: Action, cause: int | None) -> None:
         """Make facts of how a step ended. A bug in one must not leave its key under way for ever."""
-        self._steps.discard(task)
+        del self._steps[task]
+        failures: Mapping[Key, StepError] = {}
+        error = None
         if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
+            if self._ending:
+                return
+        elif (error := task.exception()) is None:
             failures = task.result()
         elif isinstance(error, StepError):
             failures = dict.fromkeys(action.keys, error)

@@ -316,7 +316,8 @@ async def test_an_idle_host_ends_after_its_timeout_and_a_voted_one_lives(
 
             await it.heard.until(both_ended, within=30.0)
             assert voted not in ended
-            assert ended[idle] >= 4
+            # Five whole minutes, the first of which may have been nearly over when it began; a millisecond is 0.002 of one.
+            assert ended[idle] > 4 - 0.05
             (seeded,) = it.heard.of(PointsSeeded)
             assert seeded.instance == adopted
             assert ended[adopted] >= (seeded.at - began) / 60 + 4

@@ -430,3 +430,40 @@ def test_while_events_cannot_be_read_instances_are_looked_at_instead() -> None:
     story.happens(facts.EventsResumed(at=story.now))
     story.passes(2)
     assert "describe i-0 i-o" in story.decides()
+
+
+def test_a_cluster_that_lost_too_many_and_has_enough_is_degraded() -> None:
+    """Nothing more is launched, so nothing is awaited: `up` ends."""
+    story = Story()
+    story.asks(cluster(factories_num=2))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, "i-0", "i-1")
+    story.runs("i-o", "i-0")
+    story.decides()
+    seen = tuple(see(i, story.instance(i).role, "running") for i in ("i-o", "i-0"))
+    story.happens(facts.InstancesDescribed(at=story.now, instances=seen))
+    story.decides()
+    story.tags()
+    story.sets_up("i-o", "i-0")
+    for number in range(1, 5):
+        lost = see(f"i-{number}", Role.FACTORY, "terminated", why="Server.InternalError")
+        story.happens(facts.InstancesDescribed(at=story.now, instances=(lost,)))
+        story.decides()
+        if number < 4:
+            story.launches(Role.FACTORY, f"i-{number + 1}")
+    story.informs()
+    story.decides()
+    assert story.world.phase == "degraded"
+    assert "Server.InternalError" in (story.world.reason or "")
+
+
+def test_what_fails_late_about_an_instance_that_is_gone_is_nothing() -> None:
+    """A step that ends after its machine leaves no failure behind."""
+    story = Story()
+    story.becomes_ready()
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    late = facts.ActionFailed(
+        at=story.now, key=Key("inform", "i-0"), reason=Reason.UNREACHABLE, code="Timeout", message="no answer"
+    )
+    story.happens(late)
+    assert story.world.failures == {}

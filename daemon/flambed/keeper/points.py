@@ -58,9 +58,12 @@ class Points:
             AwsError: not all were written.
         """
         now = self._region.now()
-        await self._carry_out(
-            {guard: dict.fromkeys(protect.vote_minutes(now, now, guard.written), protect.IN_USE) for guard in guards}
-        )
+        # What was written to a metric of our own may have been the real CPU: nothing of it counts as in use.
+        plans: dict[Guard, dict[float, float | None]] = {}
+        for guard in guards:
+            written = None if self._keeper.own_metric else guard.written
+            plans[guard] = dict.fromkeys(protect.vote_minutes(now, now, written), protect.IN_USE)
+        await self._carry_out(plans)
 
     async def _write(self) -> None:
         now, offset = self._region.clock.now(), self._region.offset

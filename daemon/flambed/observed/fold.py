@@ -155,6 +155,9 @@ def _action_ended(world: World, fact: facts.ActionEnded) -> World:
 
 def _action_failed(world: World, fact: facts.ActionFailed) -> World:
     world = _landed(world, fact.key)
+    instance = world.instances.get(fact.key.subject)
+    if instance is not None and instance.stage is Stage.GONE:
+        return world  # nothing is left to be tried again
     before = world.failures.get(fact.key)
     failure = Failure(
         reason=fact.reason,

@@ -6,7 +6,7 @@ from flambed.desired import Role
 from flambed.observed.facts import Key
 from flambed.observed.instance import UNDER_WAY, Ending, Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.plan.launching import HOPELESS, deadline, enough, lacking, missing, trouble
+from flambed.plan.launching import ATTEMPTS, HOPELESS, deadline, enough, lacking, missing, trouble
 
 FEW = 3
 """How many hosts are named one by one in a reason."""
@@ -43,7 +43,7 @@ def _moving(draft: Draft) -> bool:
         return True
     if any(i.stage in UNDER_WAY or _will_start(draft, i) for i in world.instances.values()):
         return True
-    if world.converged_at is None and _will_launch(draft):
+    if world.converged_at is None and world.losses <= ATTEMPTS and _will_launch(draft):
         return True
     if world.shrink and _shrinking(draft):
         return True

@@ -1,0 +1,153 @@
+"""CloudWatch in memory: alarms that are evaluated each minute and end their instance, and the points that they see."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right, insort
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flambed.aws import Answer
+from tests.fakes import client_error
+from tests.simulation.faults import Weather
+from tests.virtualtime import START
+
+if TYPE_CHECKING:
+    from tests.simulation.cloud import Cloud, Machine
+
+MINUTE = 60.0
+LATE = 2  # minutes after which a real point can be read
+
+
+class CloudWatch:
+    """Alarms and points of the region. A point is known by its minute, counted from the life's begin."""
+
+    def __init__(self, cloud: Cloud, weather: Weather) -> None:
+        self._cloud = cloud
+        self._weather = weather
+        self.alarms: dict[str, dict[str, Any]] = {}  # by instance
+        self.puts: dict[str, int] = defaultdict(int)
+        self._fired: set[str] = set()
+        self._points: dict[tuple[str, str], list[int]] = defaultdict(list)
+        self._values: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+        self._cloud.later(MINUTE, self._evaluate)
+
+    # --- the API -------------------------------------------------------------------------------------------------
+
+    def put_metric_alarm(self, params: Mapping[str, Any]) -> Answer:
+        instance = params["Dimensions"][0]["Value"]
+        machine = self._cloud.machines.get(instance)
+        if machine is None or machine.shown_from > self._cloud.now or machine.state == "terminated":
+            raise client_error("ValidationError", f"{instance} is no valid instance id")
+        self._cloud.witness.touched(machine, "armed")
+        if instance not in self.alarms:
+            self._fired.discard(instance)
+        self.alarms[instance] = dict(params)
+        self.puts[instance] += 1
+        return {}
+
+    def describe_alarms(self, params: Mapping[str, Any]) -> Answer:
+        wanted = set(params["AlarmNames"])
+        return {"MetricAlarms": [dict(a) for a in self.alarms.values() if a["AlarmName"] in wanted]}
+
+    def delete_alarms(self, params: Mapping[str, Any]) -> Answer:
+        names = params["AlarmNames"]
+        known = {alarm["AlarmName"]: instance for instance, alarm in self.alarms.items()}
+        if self._weather.strict_delete and any(name not in known for name in names):
+            raise client_error("ResourceNotFound", "an alarm does not exist", 404)
+        for name in names:
+            if name in known:
+                del self.alarms[known[name]]
+        return {}
+
+    def put_metric_data(self, params: Mapping[str, Any]) -> Answer:
+        namespace = params["Namespace"]
+        if self._weather.refuses_aws_namespace and namespace.startswith("AWS/"):
+            raise client_error("InvalidParameterValue", "The value AWS/ for parameter Namespace is invalid.")
+        for metric in params["MetricData"]:
+            instance = metric["Dimensions"][0]["Value"]
+            minute = int((metric["Timestamp"].timestamp() - START) // MINUTE)
+            found = self._values[namespace, instance, minute]
+            if not found:
+                insort(self._points[namespace, instance], minute)
+            found.append(metric["Value"])
+        return {}
+
+    def get_metric_data(self, params: Mapping[str, Any]) -> Answer:
+        first = math.ceil((params["StartTime"].timestamp() - START) / MINUTE)
+        last = min(math.ceil((params["EndTime"].timestamp() - START) / MINUTE), int(self._cloud.now // MINUTE) + 1)
+        results = []
+        for query in params["MetricDataQueries"]:
+            metric, how = query["MetricStat"]["Metric"], query["MetricStat"]["Stat"]
+            namespace, instance = metric["Namespace"], metric["Dimensions"][0]["Value"]
+            known = {minute: self._samples(namespace, instance, minute) for minute in range(first, last)}
+            reduced = [(minute, _reduce(how, values)) for minute, values in known.items() if values]
+            times = [datetime.fromtimestamp(START + minute * MINUTE, UTC) for minute, _ in reduced]
+            results.append({"Id": query["Id"], "Timestamps": times, "Values": [value for _, value in reduced]})
+        return {"MetricDataResults": results}
+
+    # --- what the points are -------------------------------------------------------------------------------------
+
+    def _samples(self, namespace: str, instance: str, minute: int) -> list[float]:
+        written = self._values.get((namespace, instance, minute), [])
+        machine = self._cloud.machines.get(instance)
+        if machine is None or not namespace.startswith("AWS/") or not _measured(machine, minute, self._cloud.now):
+            return written
+        return [*written, _real(machine, minute)]
+
+    def _last_in_use(self, machine: Machine, now: int) -> int:
+        """Return the last minute in which the host was in use, by a fake point or by itself."""
+        fakes = self._points.get(("AWS/EC2", machine.id), [])
+        at = bisect_right(fakes, now)
+        last = fakes[at - 1] if at else -1
+        for begins, ends in machine.busy:
+            if begins <= now * MINUTE:
+                last = max(last, min(now, int(ends // MINUTE)))
+        return last
+
+    # --- evaluation ----------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        now = int(self._cloud.now // MINUTE) - 1
+        for instance, alarm in list(self.alarms.items()):
+            machine = self._cloud.machines[instance]
+            if machine.state != "running" or not alarm["ActionsEnabled"]:
+                continue
+            idle = self._is_idle(machine, alarm, now)
+            if not idle:
+                self._fired.discard(instance)
+            elif instance not in self._fired:
+                self._fired.add(instance)
+                if not machine.protected:
+                    self._cloud.end(machine, "its alarm", by="alarm")
+        self._cloud.later(MINUTE, self._evaluate)
+
+    def _is_idle(self, machine: Machine, alarm: Mapping[str, Any], now: int) -> bool:
+        length = int(alarm["Period"] * alarm["EvaluationPeriods"] // MINUTE)
+        assert machine.running_at is not None
+        if alarm["Namespace"].startswith("AWS/"):
+            since = max(self._last_in_use(machine, now), int(machine.running_at // MINUTE))
+            return now - since >= length
+        minutes = range(now - length + 1, now + 1)
+        samples = (self._values.get((alarm["Namespace"], machine.id, minute)) for minute in minutes)
+        return all(values and sum(values) / len(values) < alarm["Threshold"] for values in samples)
+
+
+def _measured(machine: Machine, minute: int, now: float) -> bool:
+    """Whether EC2 has a point of a machine for a minute, that can be read already."""
+    if machine.running_at is None or minute * MINUTE < machine.running_at or minute > now // MINUTE - LATE:
+        return False
+    return machine.seen_at(minute * MINUTE) == "running"
+
+
+def _real(machine: Machine, minute: int) -> float:
+    at = minute * MINUTE
+    return 50.0 if any(begins <= at < ends for begins, ends in machine.busy) else 0.02
+
+
+def _reduce(how: str, values: list[float]) -> float:
+    if how == "Average":
+        return sum(values) / len(values)
+    return min(values) if how == "Minimum" else max(values)

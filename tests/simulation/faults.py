@@ -1,0 +1,190 @@
+"""What goes wrong in one life, all of it drawn from its seed: the weather.
+
+Each kind of fault is switched on or off for a whole life, so that lives differ in what meets what. All faults end at
+`calm_at`; from then on the cluster has to come to rest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
+
+from tests.fakes import client_error
+
+AT_STAKE = ("run_instances", "Launch", "terminate", "Terminat", "put_metric_alarm", "Command", "script")
+"""What a crash is most dangerous around."""
+
+ENDPOINT = "https://aws.example"
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """From one second of the life to another, calls of these prefixes are not answered."""
+
+    begins: float
+    ends: float
+    methods: tuple[str, ...]  # prefixes of the SDK's method names; "" is all of them
+
+    def covers(self, method: str, now: float) -> bool:
+        """Whether a call meets it."""
+        return self.begins <= now < self.ends and method.startswith(self.methods)
+
+
+@dataclass(slots=True)
+class Weather:
+    """The faults of one life. Times are seconds since it began; chances are per call, event, machine or point."""
+
+    rng: random.Random = field(repr=False)
+    calm_at: float = 0.0
+
+    # the service
+    crash: float = 0.0  # at each point between two facts, before and after each outside call
+    crashes_left: int = 0
+    disk_full: tuple[float, float] = (0.0, 0.0)
+
+    # the API
+    outages: Sequence[Outage] = ()
+    throttled: float = 0.0
+    lost_request: float = 0.0  # it never arrives
+    lost_answer: float = 0.0  # it is done, and nobody hears of it
+    slow: float = 0.0  # it takes up to half a minute
+    lag: float = 0.0  # seconds by which Describe and tag filters may lag at most
+    no_capacity: Sequence[tuple[float, float]] = ()
+    partial: float = 0.0
+    quota_from: float = float("inf")
+    refuses_aws_namespace: bool = False
+    strict_delete: bool = False
+    forgets_tokens: bool = False  # IdempotentInstanceTerminated instead of the terminated instances
+
+    # events
+    has_queue: bool = True
+    event_lost: float = 0.0
+    event_doubled: float = 0.0
+    event_late: float = 0.0  # by up to five minutes
+
+    # machines and hosts
+    dies: float = 0.0
+    stops: float = 0.0
+    protected: float = 0.0
+    dies_pending: float = 0.0
+    slow_end: float = 0.0
+    bad_host: float = 0.0
+    bad_command: float = 0.0
+    drops: float = 0.0  # a link, at each command
+    strangers: Sequence[float] = field(default=())
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Weather:
+        """Draw the weather of a life."""
+        weather = cls(rng, calm_at=rng.choice([600.0, 1800.0, 3600.0, 7200.0]))
+        calm = weather.calm_at
+
+        def some(chance: float, *values: Any, otherwise: Any) -> Any:
+            return rng.choice(values) if rng.random() < chance else otherwise
+
+        weather.crash = some(0.6, 0.001, 0.004, 0.02, 0.1, otherwise=0.0)
+        weather.crashes_left = rng.choice([1, 2, 4, 12])
+        if rng.random() < 0.1:
+            weather.disk_full = _window(rng, calm)
+        weather.outages = _outages(rng, calm)
+        weather.throttled = some(0.3, 0.02, 0.2, 0.6, otherwise=0.0)
+        weather.lost_request = some(0.3, 0.02, 0.2, otherwise=0.0)
+        weather.lost_answer = some(0.4, 0.02, 0.2, otherwise=0.0)
+        weather.slow = some(0.2, 0.05, 0.2, otherwise=0.0)
+        weather.lag = some(0.5, 2.0, 20.0, 240.0, otherwise=0.5)
+        weather.no_capacity = [_window(rng, calm) for _ in range(rng.choice([0, 0, 1, 2]))]
+        weather.partial = some(0.3, 0.3, 0.9, otherwise=0.0)
+        weather.quota_from = some(0.05, 0.0, rng.uniform(0, calm), otherwise=float("inf"))
+        weather.refuses_aws_namespace = rng.random() < 0.2
+        weather.strict_delete = rng.random() < 0.5
+        weather.forgets_tokens = rng.random() < 0.5
+        weather.has_queue = rng.random() < 0.8
+        weather.event_lost = some(0.4, 0.05, 0.5, 1.0, otherwise=0.0)
+        weather.event_doubled = some(0.4, 0.2, otherwise=0.0)
+        weather.event_late = some(0.4, 0.2, otherwise=0.0)
+        weather.dies = some(0.4, 0.1, 0.5, otherwise=0.0)
+        weather.stops = some(0.2, 0.2, otherwise=0.0)
+        weather.protected = some(0.1, 0.3, otherwise=0.0)
+        weather.dies_pending = some(0.2, 0.1, 0.5, otherwise=0.0)
+        weather.slow_end = some(0.2, 0.3, otherwise=0.0)
+        weather.bad_host = some(0.3, 0.2, otherwise=0.0)
+        weather.bad_command = some(0.3, 0.2, otherwise=0.0)
+        weather.drops = some(0.3, 0.1, 0.5, otherwise=0.0)
+        weather.strangers = [rng.uniform(0, calm) for _ in range(rng.choice([0, 0, 0, 1]))]
+        return weather
+
+    def chance(self, probability: float) -> bool:
+        """Throw the dice. Nothing is drawn for what never happens."""
+        return probability > 0.0 and self.rng.random() < probability
+
+    def crashes_here(self, what: str, now: float) -> bool:
+        """Whether the service is killed at this point; most often where much is at stake, seldom where it only waits."""
+        stake = 10.0 if any(word in what for word in AT_STAKE) else 0.1 if "_message" in what else 1.0
+        if now >= self.calm_at or self.crashes_left <= 0 or not self.chance(self.crash * stake):
+            return False
+        self.crashes_left -= 1
+        return True
+
+    def refusal(self, method: str, now: float) -> Exception | None:
+        """Return what a call meets instead of AWS."""
+        if now >= self.calm_at:
+            return None
+        if any(outage.covers(method, now) for outage in self.outages):
+            if self.rng.random() < 0.5:
+                return _unreachable()
+            return _refused("Unavailable", "The server is overloaded and can't handle the request.", 503)
+        if self.chance(self.throttled):
+            return _refused("RequestLimitExceeded", "Request limit exceeded.", 503)
+        if self.chance(self.lost_request):
+            return _unreachable()
+        return None
+
+    def loses_answer(self, now: float) -> Exception | None:
+        """Return what a caller hears instead of the answer to a call that was done."""
+        if now < self.calm_at and self.chance(self.lost_answer):
+            lost: Exception = ReadTimeoutError(endpoint_url=ENDPOINT)
+            return lost
+        return None
+
+    def latency(self, now: float) -> float:
+        """Return the seconds that a call takes on its way."""
+        if now < self.calm_at and self.chance(self.slow):
+            return self.rng.uniform(1.0, 30.0)
+        return self.rng.uniform(0.02, 0.2)
+
+    def lags(self, now: float) -> float:
+        """Return the seconds by which one thing is seen late."""
+        return self.rng.uniform(0.0, self.lag if now < self.calm_at else 0.5)
+
+    def works(self, now: float) -> bool:
+        """Whether the API answers by and large, so that one may ask why something is not done."""
+        if now >= self.calm_at:
+            return True
+        return self.throttled + self.lost_request + self.lost_answer < 0.3 and not any(
+            outage.begins <= now < outage.ends for outage in self.outages
+        )
+
+
+def _refused(code: str, words: str, status: int) -> Exception:
+    error: Exception = client_error(code, words, status)
+    return error
+
+
+def _unreachable() -> Exception:
+    error: Exception = EndpointConnectionError(endpoint_url=ENDPOINT)
+    return error
+
+
+def _window(rng: random.Random, calm: float) -> tuple[float, float]:
+    begins = rng.uniform(0.0, calm)
+    return begins, min(calm, begins + rng.choice([60.0, 600.0, 3600.0]))
+
+
+def _outages(rng: random.Random, calm: float) -> list[Outage]:
+    prefixes: list[tuple[str, ...]] = [("",), ("",), ("describe_inst",), ("run_",), ("terminate_",), ("receive_",)]
+    prefixes.append(("put_", "describe_alarms", "delete_alarms", "get_metric"))
+    return [Outage(*_window(rng, calm), rng.choice(prefixes)) for _ in range(rng.choice([0, 0, 0, 1, 1, 2]))]

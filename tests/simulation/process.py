@@ -1,0 +1,139 @@
+"""One life of the service's process: the product's own fleet and service on the simulation's outside, until it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any, cast
+
+from flambed import hands
+from flambed.access import Caller
+from flambed.aws import Aws, Clients
+from flambed.fleet import Fleet
+from flambed.hands import Bench
+from flambed.journal import Entry
+from flambed.log import Log
+from flambed.service import Service
+from flambed.settings import Settings
+from tests.fakes import QUEUE
+from tests.simulation.cloud import Cloud
+from tests.simulation.disk import Disk, MemoryJournal, MemoryKeys, MemoryOutputs
+from tests.simulation.faults import Weather
+from tests.simulation.hosts import Hosts
+from tests.simulation.story import Teller
+from tests.simulation.wire import Wire
+from tests.virtualtime import VirtualClock
+
+REGION = "us-east-1"
+USER = Caller(uid=1000, gid=1000, pid=1, name="user")
+
+BUGS = frozenset({"step.crashed", "loop.crashed", "log.undeclared"})
+
+
+class OneRegion:
+    """Stands for `aws.Aws`."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.default_region = REGION
+
+    async def clients(self, _region: str) -> Clients:
+        """Return the clients of the only region."""
+        return self._wire.clients
+
+
+class StoryLog(Log):
+    """The service's log, which becomes part of the story; an event that tells of a bug is one."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+
+    def bind(self, **_about: Any) -> Log:
+        return self
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        if self._process.dead:
+            return
+        if event in BUGS:
+            self._process.tell.violation(f"{event}: {fields}")
+        elif not event.startswith(("journal.replayed", "region.survey_done")):
+            self._process.tell.note("log", functools.partial("{} {}".format, event, fields))
+
+    def tell(self, entry: Entry) -> None:
+        if not self._process.dead:
+            self._process.tell.note("fact", functools.partial(_fact, entry))
+
+
+def _fact(entry: Entry) -> str:
+    return f"{entry.seq} (of {entry.cause}) {entry.fact}"
+
+
+class Process:
+    """The service, from its start until it is killed."""
+
+    def __init__(self, disk: Disk, cloud: Cloud, hosts: Hosts, weather: Weather, tell: Teller) -> None:
+        self.tell = tell
+        self.dead = False
+        self.died = asyncio.Event()
+        self._weather = weather
+        self._hosts = hosts
+        self._loop = asyncio.get_running_loop()
+        self.began = self._loop.time()
+        self.wire = Wire(cloud, weather, self)
+        self.journal = MemoryJournal(
+            disk,
+            alive=lambda: not self.dead,
+            full=self._disk_is_full,
+            point=self.point,
+            kill_here=self.kill_here,
+            latency=lambda: weather.rng.uniform(0.0005, 0.005),
+        )
+        settings = Settings.model_validate({"events": {"queues": {REGION: QUEUE} if weather.has_queue else {}}})
+        bench = Bench(
+            settings=settings,
+            daemon="d1",
+            memory=self.journal.memory,
+            keys=MemoryKeys(disk, lambda: not self.dead),
+            outputs=MemoryOutputs(),
+            ssh_slots=asyncio.Semaphore(settings.ssh.parallel),
+        )
+        clock = VirtualClock()
+        self.fleet = Fleet(
+            aws=cast("Aws", OneRegion(self.wire)), bench=bench, journal=self.journal, clock=clock, log=StoryLog(self)
+        )
+        self.service = Service(self.fleet, bench=bench, journal=self.journal, clock=clock)
+
+    async def start(self) -> None:
+        """Come up, as `app.serve` does."""
+        vars(hands)["connect_when_up"] = self._hosts.connector(
+            self
+        )  # `life` has put a stand-in there, and takes it away
+        await self.fleet.start()
+        region = await self.fleet.region()
+        assert region.name == REGION
+
+    def kill_here(self, what: str) -> bool:
+        """Kill the process at this point, if its seed says so."""
+        if not self.dead and self._weather.crashes_here(what, self._loop.time()):
+            self.kill(what)
+        return self.dead
+
+    def kill(self, where: str) -> None:
+        """Kill the process: from now on it reaches nothing."""
+        self.tell.note("KILLED", lambda: where)
+        self.dead = True
+        self.died.set()
+
+    async def point(self, what: str) -> None:
+        """Go on, unless the process is killed here; who is dead never goes on."""
+        if self.kill_here(what):
+            await asyncio.get_running_loop().create_future()
+
+    def call(self, line: str) -> None:
+        """Note a call."""
+        self.tell.note("call", lambda: line)
+
+    def _disk_is_full(self) -> bool:
+        begins, ends = self._weather.disk_full
+        return begins <= self._loop.time() < ends
