@@ -51,7 +51,6 @@ class Member:
         self.region = region
         self.rules = rules
         self.writable = True
-        self.turn = asyncio.Lock()  # one command at a time
         self._bench = bench
         self._log = log.bind(cluster=identity[1])
         self._on_change = on_change

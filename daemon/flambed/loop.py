@@ -80,6 +80,15 @@ class _Letter:
     cause: int | None
     taken: asyncio.Future[None] | None = None
 
+    def answer(self, error: Exception | None = None) -> None:
+        """Tell whoever waits that the fact was taken in, or why it was not; only the first answer counts."""
+        if self.taken is None or self.taken.done():
+            return
+        if error is None:
+            self.taken.set_result(None)
+        else:
+            self.taken.set_exception(error)
+
 
 class ClusterLoop:
     """Owns the world of one cluster.
@@ -152,12 +161,10 @@ class ClusterLoop:
             wake_at = await self._take_in(letters)
         except BaseException as error:
             for letter in letters:  # nobody waits for what will not come
-                if letter.taken is not None and not letter.taken.done():
-                    letter.taken.set_exception(ClusterError(f"a bug in flambed, told in its log: {error!r}"))
+                letter.answer(ClusterError(f"a bug in flambed, told in its log: {error!r}"))
             raise
         for letter in letters:
-            if letter.taken is not None and not letter.taken.done():
-                letter.taken.set_result(None)
+            letter.answer()
         return wake_at
 
     async def _take_in(self, letters: list[_Letter]) -> float | None:
@@ -216,8 +223,7 @@ class ClusterLoop:
                 self._outside.journal_failed(error)
                 failed = True
                 for letter in letters:
-                    if letter.taken is not None and not letter.taken.done():
-                        letter.taken.set_exception(error)
+                    letter.answer(error)
                 await asyncio.sleep(JOURNAL_PAUSE)
             else:
                 if failed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flambed import __version__, access, doctor, durations, history, status
@@ -215,16 +216,11 @@ class Service:
                 member = await self._fleet.take_on(wanted.identity, cluster_id, World(), region)
             self._journal.claim(wanted.creator, caller.uid)
             known = member.world.desired is not None and member.world.phase != "gone"
-            asked = facts.UpRequested(
-                at=self._clock.now(),
-                desired=wanted,
-                region=region.name,
+            asked = replace(
+                self._asked(caller, wanted, region, shrink=shrink),
                 cluster_id=cluster_id,
                 host_key=pair.public,
                 owner=member.world.owner if known else caller.uid,
-                by=caller.uid,
-                may_adopt=self._access.may_adopt(caller, wanted.creator),
-                shrink=shrink,
             )
             await asyncio.gather(member.loop.take(asked), member.loop.take(look))
             return self._status(member)
@@ -239,20 +235,27 @@ class Service:
         self._admission.check_fits(caller, wanted, member, region)
         look = await self._admission.look(caller, wanted, member, region)
         before = member.world if member else World()
-        asked = facts.UpRequested(
+        asked = replace(
+            self._asked(caller, wanted, region, shrink=shrink),
+            cluster_id=member.cluster_id if member else "",
+            host_key=before.host_key,
+        )
+        world = fold(fold(before, asked), look)
+        return {"name": wanted.name, "region": region.name, **status.changes(before, wanted, world, shrink)}
+
+    def _asked(self, caller: Caller, wanted: Cluster, region: Region, *, shrink: bool) -> facts.UpRequested:
+        """Return an `up` of a cluster that is not known yet."""
+        return facts.UpRequested(
             at=self._clock.now(),
             desired=wanted,
             region=region.name,
-            cluster_id=member.cluster_id if member else "",
-            host_key=before.host_key,
-            owner=before.owner,
+            cluster_id="",
+            host_key="",
+            owner=caller.uid,
             by=caller.uid,
             may_adopt=self._access.may_adopt(caller, wanted.creator),
             shrink=shrink,
         )
-        world = fold(before, asked)
-        world = fold(world, look)
-        return {"name": wanted.name, "region": region.name, **status.changes(before, wanted, world, shrink)}
 
     async def down(self, caller: Caller, ref: str) -> dict[str, Any]:
         """Give a cluster back; the status that it returns is `stopping` or `gone`."""

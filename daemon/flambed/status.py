@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any
 
+from flambed import eventkind
 from flambed.desired import Cluster, Role
 from flambed.observed.instance import Ending, Instance, Stage
 from flambed.observed.world import World
@@ -24,7 +24,7 @@ def rfc3339(at: float | None) -> str | None:
     """Return a UNIX time as RFC 3339 in UTC, to the millisecond; None for None and for times that never come."""
     if at is None or math.isinf(at):
         return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return eventkind.rfc3339(at)
 
 
 def summary(cluster_id: str, world: World, now: float, rules: Rules) -> dict[str, Any]:
