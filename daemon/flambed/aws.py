@@ -103,6 +103,8 @@ _ADVICE: Final[Mapping[Reason, str]] = {
     Reason.NOT_PERMITTED: "check the service's credentials and their permissions: `flambectl doctor`",
     Reason.QUOTA: "ask AWS for a higher quota, or terminate what is not needed",
     Reason.NO_CAPACITY: "asked for again; another zone's subnet or another instance type may have some",
+    Reason.THROTTLED: "AWS is asked too often; flambed waits and asks again by itself",
+    Reason.TRANSIENT: "asked again by itself",
     Reason.PROTECTED: "switch its termination protection off if it is really to end",
 }
 

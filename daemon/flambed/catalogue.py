@@ -191,6 +191,12 @@ _KINDS: Final = (
         facts.TerminationAccepted,
     ),
     EventKind(
+        "instance.termination_overdue", "error",
+        "An instance that is to end does not: it bills on. It is asked again and again; see why, and end it by hand.",
+        {"since": time("when it was first asked to"), "why": text("what stands in its way, as far as is known")},
+        facts.TerminationOverdue,
+    ),
+    EventKind(
         "instance.start_accepted", "info", "EC2 took the request to start stopped instances.",
         {"instances": texts("their ids")},
         facts.StartAccepted,

@@ -7,6 +7,7 @@ gone for long.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 
 from flambed.aws import Aws
@@ -44,6 +45,7 @@ class Fleet:
         self._log = log
         self._settings = bench.settings
         self._opening = asyncio.Lock()
+        self._run = secrets.token_hex(3)
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
@@ -117,6 +119,7 @@ class Fleet:
         """Look after a cluster from now on."""
         rules = Rules(
             daemon=self._bench.daemon,
+            run=self._run,
             address=self._settings.address,
             reach_deadline=self._settings.ssh.deadline,
             has_events=region.name in self._settings.events.queues,

@@ -76,6 +76,8 @@ def reason_of(draft: Draft, instance: Instance) -> str | None:
         return instance.failure.message
     if instance.alarm_lacking is not None and instance.stage in _RUNS:
         return f"its alarm is lacking: {instance.alarm_lacking.message}"
+    if instance.overdue and instance.ending:
+        return f"it does not end: EC2 agreed to, and says {instance.state} still"
     if instance.stopped:
         return "the machine is stopped"
     for key, failure in draft.world.failures.items():

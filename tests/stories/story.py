@@ -62,7 +62,7 @@ class Story:
     def __init__(self, *, has_events: bool = True, may_adopt: bool = False) -> None:
         self.world = World()
         self.now = NOON
-        self.rules = Rules(daemon="d1", has_events=has_events)
+        self.rules = Rules(daemon="d1", run="r", has_events=has_events)
         self.may_adopt = may_adopt
         self.running: list[Action] = []
         self.decision: Decision | None = None

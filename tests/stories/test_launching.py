@@ -21,7 +21,7 @@ def test_a_cluster_comes_to_life_and_then_nothing_more_is_decided() -> None:
     story.finds()
     assert story.decides() == ["prepare Orchestrator Factory"]
     story.prepares()
-    assert story.decides() == ["launch 1 Orchestrator (c1-1-0)", "launch 2 Factory (c1-1-1)"]
+    assert story.decides() == ["launch 1 Orchestrator (c1-1-r-0)", "launch 2 Factory (c1-1-r-1)"]
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0", "i-1")
     assert story.decides() == []
@@ -60,7 +60,7 @@ def test_an_up_with_more_factories_launches_only_the_missing_ones() -> None:
     story.up(cluster(factories_num=4))
     story.decides()
     story.finds(see("i-o", Role.ORCHESTRATOR, "running"), *(see(i, Role.FACTORY, "running") for i in ("i-0", "i-1")))
-    assert story.decides() == ["launch 2 Factory (c1-2-2)"]
+    assert story.decides() == ["launch 2 Factory (c1-2-r-2)"]
     story.launches(Role.FACTORY, "i-2", "i-3")
     assert [story.instance(i).index for i in ("i-2", "i-3")] == [2, 3]
     story.decides()
@@ -129,7 +129,7 @@ def test_no_capacity_is_asked_for_again_until_the_deadline_and_then_rolled_back(
     assert story.world.phase == "converging"
     assert story.world.reason == "factory: no g3.4xlarge in us-east-1a (Code); asked for again"
     story.passes(16)
-    assert story.decides() == ["launch 2 Factory (c1-1-2)"]
+    assert story.decides() == ["launch 2 Factory (c1-1-r-2)"]
     story.ends("Launch", reason=Reason.NO_CAPACITY, say="no g3.4xlarge in us-east-1a")
     story.passes(900)
     assert story.decides() == ["terminate i-o", "describe i-o"]
@@ -189,7 +189,7 @@ def test_some_but_not_all_factories_are_a_degraded_cluster_that_asks_again() -> 
     assert story.world.reason is not None
     assert "1 of 2 factories missing: EC2 launched 1 of 2 instances" in story.world.reason
     story.passes(20)
-    assert story.decides() == ["launch 1 Factory (c1-1-2)"]
+    assert story.decides() == ["launch 1 Factory (c1-1-r-2)"]
     story.ends("Launch", reason=Reason.NO_CAPACITY, say="no g3.4xlarge in us-east-1a")
     story.passes(900)
     assert story.decides() == [], "after launch.deadline it stays as it is"
@@ -209,7 +209,7 @@ def test_an_instance_lost_before_ready_is_replaced_three_times() -> None:
         story.described(see(f"i-{number}", Role.FACTORY, "terminated", why="VolumeLimitExceeded"))
         story.passes(2)
         if number < 3:
-            assert story.decides() == [f"launch 1 Factory (c1-1-{number + 2})"]
+            assert story.decides() == [f"launch 1 Factory (c1-1-r-{number + 2})"]
             assert story.world.phase == "converging"
     assert story.decides() == ["terminate i-o"]
     assert story.world.phase == "failed"
@@ -232,7 +232,7 @@ def test_an_instance_lost_after_ready_is_reported_and_not_replaced() -> None:
     story.up()
     story.decides()
     story.finds(see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running"))
-    assert story.decides() == ["launch 1 Factory (c1-2-2)"]
+    assert story.decides() == ["launch 1 Factory (c1-2-r-2)"]
 
 
 def test_a_crash_after_the_intent_calls_again_with_the_same_token() -> None:
@@ -258,7 +258,7 @@ def test_a_launch_without_a_certain_answer_is_repeated_with_its_token(reason: Re
     story.ends("Launch", reason=reason)
     assert story.decides() == []
     story.passes(5)
-    assert story.decides() == ["launch 1 Orchestrator (c1-1-0)"]
+    assert story.decides() == ["launch 1 Orchestrator (c1-1-r-0)"]
 
 
 @pytest.mark.seed("S19")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flambed.actions import Launch, SetUp
@@ -231,7 +233,7 @@ def test_a_launch_whose_answer_was_lost_is_not_dropped_because_a_later_call_was_
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.ends("Launch", reason=Reason.TRANSIENT)
     story.passes(2)
-    assert story.decides() == ["launch 2 Factory (c1-1-1)"]
+    assert story.decides() == ["launch 2 Factory (c1-1-r-1)"]
     story.ends("Launch", reason=then)
     story.happens(facts.DownRequested(at=story.now, by=1))
     assert story.decides() == ["terminate i-o"]
@@ -241,7 +243,7 @@ def test_a_launch_whose_answer_was_lost_is_not_dropped_because_a_later_call_was_
     assert story.world.phase == "stopping"
     if then is Reason.THROTTLED:
         story.passes(5)
-        assert story.decides() == ["launch 2 Factory (c1-1-1)"]
+        assert story.decides() == ["launch 2 Factory (c1-1-r-1)"]
         return
     story.passes(301)
     assert story.decides() == ["find"]
@@ -262,7 +264,7 @@ def test_a_launch_under_way_at_a_crash_is_not_dropped_as_throttled() -> None:
     story.running.clear()
     story.happens(facts.ServiceStarted(at=story.now), facts.DownRequested(at=story.now, by=1))
     story.passes(60)
-    assert "launch 2 Factory (c1-1-1)" in story.decides()
+    assert "launch 2 Factory (c1-1-r-1)" in story.decides()
 
 
 def test_a_token_that_has_expired_is_not_used_again() -> None:
@@ -467,3 +469,47 @@ def test_what_fails_late_about_an_instance_that_is_gone_is_nothing() -> None:
     )
     story.happens(late)
     assert story.world.failures == {}
+
+
+def test_a_launch_whose_machines_have_ended_since_is_done_with() -> None:
+    """IdempotentInstanceTerminated: the token is used up, and what is wanted still is launched under another one."""
+    story = Story()
+    story.asks(cluster(factories_num=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.GONE, code="IdempotentInstanceTerminated")
+    assert story.decides() == ["launch 1 Factory (c1-1-r-2)"]
+    for number in (3, 4):
+        story.ends("Launch", reason=Reason.GONE, code="IdempotentInstanceTerminated")
+        assert story.decides() == [f"launch 1 Factory (c1-1-r-{number})"]
+    story.ends("Launch", reason=Reason.GONE, code="IdempotentInstanceTerminated")
+    assert story.decides() == ["terminate i-o"], "not for ever"
+    assert story.world.phase == "failed"
+    assert story.world.reason is not None
+    assert "4 instances ended before the cluster was ready" in story.world.reason
+
+
+def test_a_launch_with_other_parameters_than_before_is_looked_up_and_what_is_missing_is_launched_anew() -> None:
+    """IdempotentParameterMismatch: an earlier call under the token was accepted; what it made is found by its tags."""
+    story = Story()
+    story.asks(cluster(factories_num=2))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.MISMATCH, code="IdempotentParameterMismatch")
+    assert not [line for line in story.decides() if "launch" in line or "terminate" in line]
+    assert story.world.phase == "converging"
+    story.passes(301)
+    assert "find" in story.decides()
+    tags = {"flambed:cluster": "c1"}
+    known = see("i-o", Role.ORCHESTRATOR, "running", tags=tags)
+    story.finds(known, see("i-0", Role.FACTORY, "running", tags=tags))
+    assert "launch 1 Factory (c1-1-r-2)" in story.decides()
+
+
+def test_a_service_that_starts_anew_uses_no_token_of_an_earlier_one() -> None:
+    """A journal restored from an old copy counts its launches from there: the run's own part keeps tokens apart."""
+    story = Story()
+    story.asks(cluster(factories_num=1))
+    tokens = set(story.world.intents)
+    again = Story()
+    again.rules = replace(again.rules, run="s")
+    again.asks(cluster(factories_num=1))
+    assert not tokens & set(again.world.intents)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from flambed.desired import Role
@@ -43,7 +45,7 @@ def test_down_in_the_middle_of_a_launch_learns_what_it_created_and_ends_it() -> 
     story.decides()
     assert story.world.phase == "stopping"
     story.passes(2)
-    assert story.decides() == ["launch 2 Factory (c1-1-1)"]
+    assert story.decides() == ["launch 2 Factory (c1-1-r-1)"]
     story.launches(Role.FACTORY, "i-0", "i-1")
     assert story.decides() == ["terminate i-0 i-1"]
 
@@ -126,4 +128,65 @@ def test_a_cluster_can_come_back_after_it_is_gone() -> None:
     story.prepares()
     story.decides()
     assert not story.world.instances
-    assert [a.token for a in story.running if hasattr(a, "token")] == ["c1-2-2", "c1-2-3"]
+    assert [a.token for a in story.running if hasattr(a, "token")] == ["c1-2-r-2", "c1-2-r-3"]
+
+
+def test_a_termination_that_takes_too_long_is_told_again_and_again_ever_less_often() -> None:
+    """After 15 minutes, 30, an hour...: each is an error in the log, and `status` says what EC2 says."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    story.decides()
+    began = story.now
+    story.ends("Terminate", facts.TerminationAccepted(at=story.now, instances=("i-o", "i-0")))
+    dying = [see("i-o", Role.ORCHESTRATOR, "shutting-down"), see("i-0", Role.FACTORY, "terminated")]
+    story.happens(facts.InstancesDescribed(at=story.now, instances=tuple(dying)))
+    told = []
+    while story.now < began + 4 * 3600:
+        before = story.instance("i-o").overdue
+        lines = story.decides()
+        if any(line.startswith("describe") for line in lines):
+            story.described(dying[0])
+        assert not any(line.startswith("terminate") for line in lines), "EC2 has begun to end it"
+        told += [story.now - began] if story.instance("i-o").overdue > before else []
+        story.passes(60)
+    assert told == [minutes * 60 for minutes in (15, 30, 60, 120)]
+    assert (story.world.phase, story.instance("i-0").overdue) == ("stopping", 0)
+    assert story.world.reason == "i-o: EC2 agreed to end it, and says shutting-down still"
+
+
+def test_a_machine_that_goes_on_running_is_asked_to_end_once_more() -> None:
+    """EC2 agreed to end it, and five minutes later it runs: an agreement is no end."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    story.decides()
+    both = ("i-o", "i-0")
+    story.ends("Terminate", facts.TerminationAccepted(at=story.now, instances=both))
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    asked = []
+    for _ in range(31):
+        lines = story.decides()
+        if any(line.startswith("describe") for line in lines):
+            story.described(see("i-o", Role.ORCHESTRATOR, "running"))
+        if "terminate i-o" in lines:
+            asked.append(story.now)
+            story.ends("Terminate", facts.TerminationAccepted(at=story.now, instances=("i-o",)))
+        story.passes(30)
+    assert [later - earlier for earlier, later in pairwise(asked)] == [300.0, 300.0]
+
+
+def test_a_machine_that_ec2_refuses_to_end_is_told_of() -> None:
+    """Its protection is reported, and nobody takes it off but a person."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    story.happens(facts.DownRequested(at=story.now, by=1000))
+    story.decides()
+    story.ends("Terminate", reason=Reason.PROTECTED, code="OperationNotPermitted", say="it is protected")
+    story.passes(899)
+    story.decides()
+    assert story.instance("i-0").overdue == 0
+    story.passes(1)
+    story.decides()
+    assert story.instance("i-0").overdue == 1
+    assert story.world.reason == "i-0: it is protected; i-o: it is protected"

@@ -257,6 +257,15 @@ class TerminationAccepted(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TerminationOverdue(Fact):
+    """An instance that is to end does not; it is told again each time that twice as much time has passed."""
+
+    instance: str
+    since: float  # when it was first asked to
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartAccepted(Fact):
     """EC2 took the request to start stopped instances."""
 
@@ -385,7 +394,8 @@ FACTS: Mapping[str, type[Fact]] = {
         UpRequested, DownRequested, RetryRequested, HoldPlaced, HoldReleased,
         ServiceStarted, EventsLost, EventsResumed, ActionsBegan, ActionEnded, ActionFailed, PhaseChanged,
         ClusterSurveyed, LaunchPrepared, LaunchIntended, LaunchAnswered, LaunchAbandoned,
-        StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted, StartAccepted,
+        StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted,
+        TerminationOverdue, StartAccepted,
         HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
         AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
     )

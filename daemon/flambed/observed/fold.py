@@ -17,7 +17,7 @@ from flambed.observed.instance import Ending, Failure, Instance, Stage
 from flambed.observed.world import Hold, Intent, World
 
 CLOSING = frozenset({
-    Reason.NO_CAPACITY, Reason.QUOTA, Reason.NOT_PERMITTED, Reason.BAD_REQUEST, Reason.GONE,
+    Reason.NO_CAPACITY, Reason.QUOTA, Reason.NOT_PERMITTED, Reason.BAD_REQUEST,
 })  # fmt: skip
 """Answers to RunInstances that say for certain that this call created nothing."""
 
@@ -164,6 +164,7 @@ def _action_failed(world: World, fact: facts.ActionFailed) -> World:
         code=fact.code,
         message=fact.message,
         at=fact.at,
+        since=before.since if before else fact.at,
         tries=before.tries + 1 if before else 1,
     )
     world = replace(world, failures={**world.failures, fact.key: failure})
@@ -175,6 +176,8 @@ def _launch_failed(world: World, token: str, failure: Failure) -> World:
     intent = world.intents.get(token)
     if intent is None:
         return world
+    if failure.reason is Reason.GONE:  # it was accepted, and what it created has ended since: that is a loss
+        return _close(replace(world, losses=world.losses + 1), token)
     before = world.launch_failures.get(intent.spec.role)
     counted = replace(failure, tries=before.tries + 1 if before else 1)
     world = replace(world, launch_failures={**world.launch_failures, intent.spec.role: counted})
@@ -251,6 +254,7 @@ def _launch_answered(world: World, fact: facts.LaunchAnswered) -> World:
             code="PartialLaunch",
             message=f"EC2 launched {len(fact.instances)} of {intent.spec.count} instances of type {intent.spec.type}",
             at=fact.at,
+            since=fact.at,
             tries=1,
         )
         failures = {**failures, intent.spec.role: short}
@@ -305,6 +309,7 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.InstancesDescribed: sightings.instances_described,
     facts.InstanceTagged: hosts.instance_tagged,
     facts.TerminationAccepted: sightings.termination_accepted,
+    facts.TerminationOverdue: sightings.termination_overdue,
     facts.StartAccepted: sightings.start_accepted,
     facts.HostKeyLearned: hosts.host_key_learned,
     facts.HostReached: hosts.host_reached,

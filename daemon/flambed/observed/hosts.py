@@ -92,7 +92,7 @@ def host_given_up(world: World, fact: facts.HostGivenUp) -> World:
     instance = world.instances.get(fact.instance)
     if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP):
         return world
-    failure = Failure(reason=fact.reason, code="", message=fact.message, at=fact.at, tries=1)
+    failure = Failure(reason=fact.reason, code="", message=fact.message, at=fact.at, since=fact.at, tries=1)
     return _give_up(world, instance, failure)
 
 
@@ -125,7 +125,7 @@ def alarm_lacking(world: World, fact: facts.AlarmLacking) -> World:
     if instance is None:
         return world
     tries = instance.alarm_lacking.tries + 1 if instance.alarm_lacking else 1
-    failure = Failure(reason=fact.reason, code=fact.code, message=fact.message, at=fact.at, tries=tries)
+    failure = Failure(reason=fact.reason, code=fact.code, message=fact.message, at=fact.at, since=fact.at, tries=tries)
     return world.with_instance(replace(instance, alarm=None, alarm_lacking=failure))
 
 

@@ -51,6 +51,9 @@ ALIVE = frozenset(Stage) - _ENDS
 UNDER_WAY = frozenset({Stage.REQUESTED, Stage.PENDING, Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP})
 """The stages that lead to another one without anybody's help."""
 
+DYING = frozenset({"shutting-down", "terminated"})
+"""EC2's words for a machine that is on its way out, or gone."""
+
 STORY_LENGTH = 24
 
 
@@ -74,6 +77,7 @@ class Failure:
     code: str
     message: str
     at: float
+    since: float  # when it first failed like that, in a row
     tries: int  # how often in a row
 
 
@@ -108,7 +112,10 @@ class Instance:
     # where it comes from, and where it goes
     adopted: bool = False  # this service did not launch it
     request: int = 0  # the number of the `up` that launched it
-    ending: bool = False  # we asked EC2 to terminate it
+    ending: bool = False  # we asked EC2 to terminate it, and it accepted
+    ending_at: float | None = None  # when it first accepted
+    asked_at: float | None = None  # and when it last did
+    overdue: int = 0  # how often it was told that it does not end
     ended: Ending | None = None
     absent: bool = False  # believed gone because EC2 did not show it, not because EC2 said so
     tagged: str | None = None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from flambed.desired import Role
 from flambed.observed import facts
 from flambed.observed.facts import Seen
-from flambed.observed.instance import Ending, Instance, Stage
+from flambed.observed.instance import DYING, Ending, Instance, Stage
 from flambed.observed.world import World
 
 GONE_AFTER_MISSES = 3
@@ -23,8 +23,6 @@ FRESH = 10.0
 
 IDLE_SLACK = 900.0
 """Seconds by which an alarm may act before the service's own reckoning of the end."""
-
-DYING = frozenset({"shutting-down", "terminated"})
 
 
 def cluster_surveyed(world: World, fact: facts.ClusterSurveyed) -> World:
@@ -106,8 +104,17 @@ def termination_accepted(world: World, fact: facts.TerminationAccepted) -> World
         instance = world.instances.get(subject)
         if instance is not None and instance.stage is not Stage.GONE:
             ended = instance.ended or Ending.ASKED
-            world = world.with_instance(replace(instance.to(Stage.STOPPING, fact.at), ending=True, ended=ended))
+            first = instance.ending_at if instance.ending_at is not None else fact.at
+            stopping = instance.to(Stage.STOPPING, fact.at)
+            world = world.with_instance(replace(stopping, ending=True, ending_at=first, asked_at=fact.at, ended=ended))
     return world
+
+
+def termination_overdue(world: World, fact: facts.TerminationOverdue) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage is Stage.GONE:
+        return world
+    return world.with_instance(replace(instance, overdue=instance.overdue + 1))
 
 
 def start_accepted(world: World, fact: facts.StartAccepted) -> World:

@@ -4,7 +4,7 @@
 
 Pure: it reads no clock, calls nothing and knows no event loop. Deciding again about a world in which nothing happened
 changes nothing, and a cluster that has converged gets no action. The parts, from top to bottom of a cluster's life:
-`launching` (whom to launch, roll back, give back), `hosts` (whom to look at, name, set up and inform), `protecting`
+`launching` (whom to launch), `retiring` (whom to give back), `hosts` (whom to look at, name, set up and inform), `protecting`
 (which protection each host should have), `phase` (what is to be said of it all).
 """
 
@@ -15,9 +15,10 @@ from flambed.observed.facts import PhaseChanged
 from flambed.observed.world import World
 from flambed.plan.draft import Decision, Draft, Rules
 from flambed.plan.hosts import attend, look
-from flambed.plan.launching import launch, retire, trouble
+from flambed.plan.launching import launch, replay, trouble
 from flambed.plan.phase import phase_of
 from flambed.plan.protecting import protect
+from flambed.plan.retiring import give_back, insist
 
 __all__ = ["Decision", "Rules", "decide"]
 
@@ -39,7 +40,9 @@ def decide(desired: Cluster | None, world: World, now: float, rules: Rules) -> D
         if trouble(draft) is None:
             attend(draft)
     else:
-        retire(draft)
+        replay(draft)  # what a launch without an answer has created is given back, too
+        give_back(draft)
+    insist(draft)
     look(draft)
     protect(draft)
     phase, reason = phase_of(draft)

@@ -25,6 +25,7 @@ class Rules:
     """What the service's settings add to a decision. Durations in seconds."""
 
     daemon: str  # the id of this service, for the tags
+    run: str = "0"  # random, another one each time that the service starts: no journal can make it use a token twice
     address: Literal["private", "public"] = "private"
     reach_deadline: float = 900.0  # by when a running host has to answer SSH
     has_events: bool = True  # a queue tells of state changes

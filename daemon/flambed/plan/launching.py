@@ -1,16 +1,17 @@
-"""Whom to launch, whom to roll back, whom to give back: everything that changes how many instances there are."""
+"""Whom to launch, and when a launch has failed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from flambed.actions import Find, Launch, Prepare, Start, Terminate
+from flambed.actions import Find, Launch, Prepare, Start
 from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed.facts import Key, LaunchAbandoned
-from flambed.observed.instance import Ending, Failure, Instance, Stage
+from flambed.observed.instance import Ending, Failure, Instance
 from flambed.observed.world import Intent, World
 from flambed.plan.draft import Draft, again_at
+from flambed.plan.retiring import roll_back, shrink
 
 ATTEMPTS = 3
 """How many instances that ended before the cluster was first ready are replaced."""
@@ -24,7 +25,7 @@ TOKEN_LIFETIME = 20 * 3600.0
 APPEARS_WITHIN = 300.0
 """Seconds after which a look by tag shows whatever was launched before."""
 
-HOPELESS = frozenset({Reason.BAD_REQUEST, Reason.NOT_PERMITTED, Reason.QUOTA, Reason.MISMATCH})
+HOPELESS = frozenset({Reason.BAD_REQUEST, Reason.NOT_PERMITTED, Reason.QUOTA})
 """Refusals of a launch that waiting does not mend."""
 
 
@@ -34,24 +35,18 @@ def launch(draft: Draft) -> None:
     if world.found_at is None:
         draft.want(Find())
         return
-    _replay(draft)
+    replay(draft)
     if conflict(draft) is not None:
         return
     if trouble(draft) is not None:
-        _roll_back(draft)
+        roll_back(draft)
         return
     _start_stopped(draft)
-    _shrink(draft)
+    shrink(draft)
     if world.converged_at is None and world.losses <= ATTEMPTS:
         _launch_missing(draft)
     if world.converged_at is None and draft.now < deadline(draft):
         draft.wake(deadline(draft))
-
-
-def retire(draft: Draft) -> None:
-    """Give everything back: terminate what lives, and learn what a launch without an answer has created."""
-    _replay(draft)
-    _terminate(draft, [i for i in draft.world.instances.values() if i.stage is not Stage.GONE and not i.ending])
 
 
 def missing(draft: Draft, role: Role) -> int:
@@ -148,11 +143,13 @@ def _alive(world: World, role: Role) -> list[Instance]:
 
 def _last_loss(world: World) -> str:
     lost = [i for i in world.instances.values() if i.ended is Ending.LOST]
+    if not lost:
+        return "it was not even seen (IdempotentInstanceTerminated)"
     last = max(lost, key=lambda i: i.stage_at)
     return f"{last.id}: {last.why or 'EC2 gives no reason'}"
 
 
-def _replay(draft: Draft) -> None:
+def replay(draft: Draft) -> None:
     """Call again what was written down and has no answer, until it is certain what became of it."""
     for token, intent in draft.world.intents.items():
         if (doubtful := _doubtful_since(draft, intent)) is not None:
@@ -208,7 +205,7 @@ def _launch_missing(draft: Draft) -> None:
             draft.wake(again_at(failure))
             continue
         for count in _batches(wanted[role]):
-            token = f"{world.cluster_id}-{world.request}-{number}"
+            token = f"{world.cluster_id}-{world.request}-{draft.rules.run}-{number}"
             draft.want(Launch(token, replace(world.specs[role], count=count)))
             number += 1
 
@@ -222,24 +219,3 @@ def _start_stopped(draft: Draft) -> None:
     free = tuple(i for i in stopped if draft.free(Key("start", i)))
     if free and draft.world.converged_at is None:
         draft.want(Start(free))
-
-
-def _shrink(draft: Draft) -> None:
-    """Give back the factories with the highest indices, if the `up` said that the cluster may shrink."""
-    if not draft.world.shrink:
-        return
-    factories = [i for i in draft.world.of(Role.FACTORY) if i.alive]
-    _terminate(draft, factories[draft.desired.factories_num :])
-
-
-def _roll_back(draft: Draft) -> None:
-    """Terminate what this launch created; what existed before is left alone."""
-    world = draft.world
-    created = [i for i in world.instances.values() if i.request > world.converged_request and not i.adopted]
-    _terminate(draft, [i for i in created if i.stage is not Stage.GONE and not i.ending])
-
-
-def _terminate(draft: Draft, instances: list[Instance]) -> None:
-    free = tuple(i.id for i in instances if draft.free(Key("terminate", i.id)))
-    if free:
-        draft.want(Terminate(free))

@@ -131,5 +131,8 @@ def _some(names: list[str]) -> str:
 
 def _stubborn(draft: Draft) -> str | None:
     """Return what keeps instances from ending."""
-    told = [f"{key.subject}: {f.message}" for key, f in draft.world.failures.items() if key.kind == "terminate"]
-    return "; ".join(sorted(told)) or None
+    told = {key.subject: f.message for key, f in draft.world.failures.items() if key.kind == "terminate"}
+    for instance in draft.world.instances.values():
+        if instance.overdue and instance.ending and instance.stage is not Stage.GONE:
+            told.setdefault(instance.id, f"EC2 agreed to end it, and says {instance.state} still")
+    return "; ".join(f"{instance}: {why}" for instance, why in sorted(told.items())) or None
