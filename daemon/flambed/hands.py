@@ -11,19 +11,43 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from flambed import userdata
-from flambed.actions import Action, Describe, Find, Inform, Launch, LearnHostKey, Prepare, SetUp, Start, Tag, Terminate
+from flambed.actions import (
+    Action,
+    CleanUp,
+    Describe,
+    Find,
+    Inform,
+    Launch,
+    LearnHostKey,
+    LetGo,
+    Prepare,
+    SetUp,
+    Start,
+    Tag,
+    Terminate,
+)
 from flambed.console import host_key_of_console
 from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
 from flambed.keys import KeyStore
 from flambed.observed import survey
-from flambed.observed.facts import ClusterSurveyed, Fact, HostKeyLearned, Key, LaunchPrepared, TerminationAccepted
+from flambed.observed.facts import (
+    ClusterSurveyed,
+    Fact,
+    HostKeyLearned,
+    Key,
+    LaunchPrepared,
+    TerminationAccepted,
+    VolumesLeft,
+    VolumesRemoved,
+)
 from flambed.observed.world import World
 from flambed.outputs import Outputs
+from flambed.policy import policy_of
 from flambed.region import Region
 from flambed.settings import Settings
 from flambed.ssh import Deadlines, Host, Target, connect_when_up
-from flambed.steps import launch, retire, setup
+from flambed.steps import cleanup, launch, retire, setup
 from flambed.tags import tags_of
 
 Emit = Callable[[Fact], None]
@@ -45,6 +69,12 @@ class Bench:
     keys: KeyStore
     outputs: Outputs
     ssh_slots: asyncio.Semaphore  # how many hosts are connected to at the same time
+    predecessors: frozenset[str] = frozenset()  # the ids of services whose clusters this one takes over
+
+    @property
+    def daemons(self) -> frozenset[str]:
+        """The ids that are ours in the tags of what we made."""
+        return self.predecessors | {self.daemon}
 
 
 class Hands:
@@ -85,6 +115,8 @@ class Hands:
                 await self._inform(action, desired, emit)
             case Terminate(instances):
                 return await self._terminate(instances, desired, emit)
+            case CleanUp() | LetGo():
+                return await self._clean_up(action, world, desired, emit)
             case _:
                 raise AssertionError(f"there is no step for {action!r}")
         return {}
@@ -93,9 +125,19 @@ class Hands:
         fact = await launch.prepare(self._region, desired, action.roles)
         keys = self._bench.keys
         pair = await asyncio.to_thread(keys.host_key, self._cluster_id)
-        text = userdata.build(host_key_private=pair.private, host_key_public=pair.public, user_data=desired.user_data)
-        digest = await asyncio.to_thread(keys.keep_user_data, self._cluster_id, text)
-        return replace(fact, specs=tuple(replace(spec, user_data=digest) for spec in fact.specs))
+        specs = []
+        for spec in fact.specs:
+            policy = policy_of(desired, spec.role)
+            timer = None if policy.minutes is None else userdata.IdleTimer(policy.minutes, policy.threshold)
+            text = userdata.build(
+                host_key_private=pair.private,
+                host_key_public=pair.public,
+                user_data=desired.user_data,
+                timer=timer,
+            )
+            digest = await asyncio.to_thread(keys.keep_user_data, self._cluster_id, text)
+            specs.append(replace(spec, user_data=digest))
+        return replace(fact, specs=tuple(specs))
 
     async def _launch(self, action: Launch, world: World, emit: Emit) -> None:
         desired = world.intents[action.token].desired
@@ -174,3 +216,19 @@ class Hands:
         if accepted:
             emit(TerminationAccepted(at=self._region.clock.now(), instances=accepted))
         return {Key("terminate", instance): error for instance, error in refused.items()}
+
+    async def _clean_up(
+        self, action: CleanUp | LetGo, world: World, desired: Cluster, emit: Emit
+    ) -> Mapping[Key, StepError]:
+        if isinstance(action, CleanUp):
+            of = {v: i.id for i in world.instances.values() for v in i.disposable if v in action.volumes}
+            daemons = self._bench.daemons
+            done = await cleanup.delete_volumes(self._region, of, daemons=daemons, whose=desired.identity)
+        else:
+            done = await cleanup.let_go(self._region, action.volumes, desired.identity)
+        now = self._region.clock.now()
+        if done.removed:
+            emit(VolumesRemoved(at=now, volumes=tuple(done.removed), deleted=tuple(done.deleted)))
+        if done.left:
+            emit(VolumesLeft(at=now, volumes=tuple(done.left)))
+        return {key: done.refused[key.subject] for key in action.keys if key.subject in done.refused}

@@ -12,11 +12,13 @@ from typing import Any
 
 from flambed.actions import (
     Action,
+    CleanUp,
     Describe,
     Find,
     Inform,
     Launch,
     LearnHostKey,
+    LetGo,
     Prepare,
     Protection,
     SetUp,
@@ -24,6 +26,7 @@ from flambed.actions import (
     Tag,
     Terminate,
 )
+from flambed.codec import decode_world, encode_world
 from flambed.desired import Cluster, Role
 from flambed.errors import Reason
 from flambed.observed import facts
@@ -70,9 +73,10 @@ class Story:
     # --- what happens -----------------------------------------------------------------------------------------
 
     def happens(self, *happened: Fact) -> None:
-        """Fold facts."""
+        """Fold facts; whatever world comes of it can be written to the journal and read back."""
         for fact in happened:
             self.world = fold(self.world, fact)
+            assert decode_world(encode_world(self.world)) == self.world
 
     def up(self, wanted: Cluster | None = None, **changes: Any) -> None:
         """Somebody runs `up`."""
@@ -280,5 +284,7 @@ def words(action: Action) -> str:
             return f"inform {instance}"
         case Terminate(instances):
             return f"terminate {' '.join(instances)}"
+        case CleanUp(volumes) | LetGo(volumes):
+            return f"{'clean up' if isinstance(action, CleanUp) else 'let go'} {' '.join(volumes)}"
         case _:
             raise AssertionError(action)

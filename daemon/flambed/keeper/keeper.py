@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flambed.actions import Protection
@@ -44,11 +45,17 @@ class Keeper:
 
     # --- what is wanted ------------------------------------------------------------------------------------------
 
-    def want(self, cluster: Identity, table: Mapping[str, Protection], sink: Sink) -> None:
+    def want(
+        self,
+        cluster: Identity,
+        table: Mapping[str, Protection],
+        sink: Sink,
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Take the protection that the hosts of a cluster shall have from now on, by instance. Returns at once.
 
         An instance that is in the table no more is forgotten, and its alarm stays: to have it deleted, leave it in with
-        `minutes` None until `AlarmRemoved` came.
+        `minutes` None until `AlarmRemoved` came. `tags` are put on the alarms that are made.
         """
         before = self._tables.get(cluster)
         if before == table:
@@ -59,15 +66,17 @@ class Keeper:
             # After a restart most alarms are there already, and comparing a hundred costs less than putting one. A host
             # that is in use, as a new one is during its set-up, is armed at once.
             unknown = before is None and protection.minutes is not None and protection.vote_until is None
-            self._want(cluster, protection, sink, check=unknown)
+            self._want(cluster, protection, sink, tags, check=unknown)
         self._tables[cluster] = dict(table)
         self.alarms.wake.set()
         self.points.wake.set()
 
-    def _want(self, cluster: Identity, protection: Protection, sink: Sink, *, check: bool) -> None:
+    def _want(
+        self, cluster: Identity, protection: Protection, sink: Sink, tags: Mapping[str, str], *, check: bool
+    ) -> None:
         guard = self.guards.get(protection.instance)
         if guard is None or guard.cluster != cluster:
-            guard = self.guards[protection.instance] = Guard(cluster, sink, protection, check=check)
+            guard = self.guards[protection.instance] = Guard(cluster, sink, protection, tags, check=check)
         elif guard.wanted == protection:
             return
         elif (guard.wanted.minutes, guard.wanted.threshold) != (protection.minutes, protection.threshold):

@@ -45,8 +45,8 @@ class Points:
                         code=error.code,
                         message=error.message,
                     )
-                self._failures = min(self._failures + 1, 6)
-                await asyncio.sleep(min(2.0 ** (self._failures - 1), 30.0))
+                self._failures += 1
+                await asyncio.sleep(self._region.pause(self._failures))
                 continue
             self._failures = 0
             await self._keeper.until_next_minute(self.wake)

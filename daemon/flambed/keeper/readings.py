@@ -44,8 +44,8 @@ class Readings:
                 await self._read_due()
             except AwsError as error:
                 self._warn(error)
-                self._failures = min(self._failures + 1, 6)
-                await asyncio.sleep(min(2.0 ** (self._failures - 1), 60.0))
+                self._failures += 1
+                await asyncio.sleep(self._region.pause(self._failures))
             else:
                 self._failures = 0
 
