@@ -36,6 +36,9 @@ def cluster_surveyed(world: World, fact: facts.ClusterSurveyed) -> World:
     for seen in sorted(fact.instances, key=lambda s: (s.launched_at or 0.0, s.id)):
         if seen.id in world.instances:
             world = observe(world, seen, fact.at)
+            if first and (instance := world.instances[seen.id]).ended is not None:
+                # It was on its way out before this `up`, which replaces it.
+                world = world.with_instance(replace(instance, ended=Ending.ASKED))
         elif seen.state in DYING:
             continue
         elif seen.role is not None and (_ours(world, seen) or (first and world.may_adopt)):
