@@ -332,7 +332,7 @@ async def test_a_process_of_another_user_is_another_caller(api: Api) -> None:
         await api.call("DELETE", "/v1/clusters/demo")
         assert api.service.calls[0][1].uid == os.getuid()
         return
-    for folder in (api.path.parent, api.path.parent.parent, api.path.parent.parent.parent):
+    for folder in (parent for parent in api.path.parents if parent.name.startswith(("pytest-", "popen-", "test_"))):
         folder.chmod(0o755)
     process = await asyncio.create_subprocess_exec(
         "curl", "-sS", "-X", "DELETE", "--unix-socket", str(api.path), "http://localhost/v1/clusters/demo",

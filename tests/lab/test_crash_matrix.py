@@ -2,7 +2,7 @@
 
 A life is `up`, one factory more, one factory less, and `down`. It is lived undisturbed first, which tells the requests.
 Then it is lived again and again, each time with a few deaths, until each of these requests has had both of its own. An
-ordinary run takes every third of them, and another third for each commit; `make crash-matrix` takes all (CRASH_MATRIX).
+ordinary run takes every sixth of them, and another sixth for each commit; `make crash-matrix` takes all (CRASH_MATRIX).
 """
 
 from __future__ import annotations
@@ -170,13 +170,13 @@ def plan(points: Sequence[Point], deaths: int) -> list[list[Point]]:
 
 
 def part_of(text: str | None) -> tuple[int, int]:
-    """Which lives are lived: the first number, counted from 0, of so many parts; without a text a third by commit."""
+    """Which lives are lived: the first number, counted from 0, of so many parts; without a text a sixth by commit."""
     if text is not None:
         part, _, parts = text.partition("/")
         return int(part) - 1, int(parts)
     command = ["git", "rev-parse", "HEAD"]
     commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout
-    return int(commit or "0", 16) % 3, 3
+    return int(commit or "0", 16) % 6, 6
 
 
 @pytest.fixture
