@@ -97,7 +97,7 @@ class Member:
 
     def protect(self, table: Mapping[str, Protection], emit: Callable[[Fact], None]) -> None:
         """Hand the protection table to the region's keeper."""
-        self.region.keeper.want(self.identity, table, emit)
+        self.region.keeper.want(self.identity, table, emit, self._hands.ask)
 
     def told(self, happened: Sequence[Happened]) -> None:
         """Write the log, route events, and wake whoever watches."""

@@ -101,6 +101,8 @@ class Fleet:
                     image_owners=self._settings.images.owners,
                     survey_interval=self._settings.survey.interval,
                     memory=self._bench.memory,
+                    gpu_percent=self._settings.idle.gpu_percent,
+                    experiment=self._settings.idle.experiment,
                 )
                 await region.start()
                 self.regions[name] = region

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from flambed import userdata
-from flambed.actions import Action, Describe, Find, Inform, Launch, LearnHostKey, Prepare, SetUp, Start, Tag, Terminate
+from flambed.actions import Action, Describe, Find, Inform, Judge, Launch, LearnHostKey, Prepare, SetUp, Start, Tag, Terminate
 from flambed.console import host_key_of_console
 from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
@@ -23,7 +23,7 @@ from flambed.outputs import Outputs
 from flambed.region import Region
 from flambed.settings import Settings
 from flambed.ssh import Deadlines, Host, Target, connect_when_up
-from flambed.steps import launch, retire, setup
+from flambed.steps import judge, launch, retire, setup
 from flambed.tags import tags_of
 
 Emit = Callable[[Fact], None]
@@ -83,6 +83,10 @@ class Hands:
                 await self._set_up(action, desired, emit)
             case Inform():
                 await self._inform(action, desired, emit)
+            case Judge(cases):
+                look, judged = await judge.judge(region, desired, cases)
+                for fact in (look, *judged):
+                    emit(fact)
             case Terminate(instances):
                 return await self._terminate(instances, desired, emit)
             case _:

@@ -63,6 +63,8 @@ class Region:
         image_owners: tuple[str, ...] = (),
         survey_interval: float = 300.0,
         memory: MutableMapping[str, str] | None = None,
+        gpu_percent: float = 5.0,
+        experiment: str = "flambe",
     ) -> None:
         """Prepare a region; nothing is called yet.
 
@@ -75,6 +77,8 @@ class Region:
             image_owners: accounts whose images may be default images (S27).
             survey_interval: real seconds between two looks at everything.
             memory: what is to be known after a restart (see `keeper`); by default it is forgotten.
+            gpu_percent: a GPU is in use above it.
+            experiment: the name of the program that is the experiment.
         """
         self.name = name
         self.clients = clients
@@ -94,7 +98,9 @@ class Region:
         self._strays: OrderedDict[str, list[tuple[float, Event]]] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self.inbox = Inbox(self, queue) if queue else None
-        self.keeper = Keeper(self, memory if memory is not None else {})
+        self.keeper = Keeper(
+            self, memory if memory is not None else {}, gpu_percent=gpu_percent, experiment=experiment
+        )
 
     # --- its life ------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from flambed.actions import (
     Describe,
     Find,
     Inform,
+    Judge,
     Launch,
     LearnHostKey,
     Prepare,
@@ -278,6 +279,8 @@ def words(action: Action) -> str:
             return f"set up {action.instance} from {action.first}"
         case Inform(instance):
             return f"inform {instance}"
+        case Judge(cases):
+            return f"judge {' '.join(case.instance for case in cases)}"
         case Terminate(instances):
             return f"terminate {' '.join(instances)}"
         case _:

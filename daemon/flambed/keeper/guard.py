@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flambed.actions import Protection
+from flambed.actions import Probe, Protection
+from flambed.observed import probes
 from flambed.observed.facts import Fact
 from flambed.steps import protect
+
+
+Ask = Callable[[Probe, probes.Question], Awaitable[str]]
+"""Runs the probe on a host, over SSH, and returns what it printed; raises StepError."""
+
+
+@dataclass(slots=True)
+class Listening:
+    """What is known of one host by asking it. Times are the service's clock."""
+
+    due_at: float = 0.0
+    asking: bool = False
+    asked: Probe | None = None  # with what it was asked last
+    answer: probes.Answer | None = None  # its last one
+    answered_at: float | None = None
+    failing_since: float | None = None
+    failure: str = ""
+    mute: bool = False
+    recalled: bool = False  # what was known before a restart is known again
+    leases: dict[str, float] = field(default_factory=dict)  # until when each use counts
+    timer: tuple[str, int | None] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +71,10 @@ class Guard:
     busy: bool | None = None
     last_busy: float | None = None
     idle_since: float | None = None
+
+    # the host itself
+    ask: Ask | None = None  # None: nobody can ask it
+    listening: Listening = field(default_factory=Listening)
 
     @property
     def instance(self) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from flambed.actions import Protection
 from flambed.aws import AwsError
 from flambed.keeper.alarms import Alarms
-from flambed.keeper.guard import Guard
+from flambed.keeper.guard import Ask, Guard
 from flambed.keeper.points import Points
+from flambed.keeper.probing import Probing
 from flambed.keeper.readings import Readings
 from flambed.observed.facts import Fact
 from flambed.steps import protect
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
 class Keeper:
     """Keeps the protection of all hosts of a region as their clusters want it."""
 
-    def __init__(self, region: Region, memory: MutableMapping[str, str]) -> None:
+    def __init__(
+        self, region: Region, memory: MutableMapping[str, str], *, gpu_percent: float = 5.0, experiment: str = "flambe"
+    ) -> None:
         """Prepare a keeper; it works once its `works` run.
 
         Args:
             region: where the hosts are.
-            memory: keeps across restarts that an account's region refuses points in AWS's own namespaces.
+            memory: keeps across restarts that an account's region refuses points in AWS's own namespaces, and for how
+                long a use of a host counts.
+            gpu_percent: a GPU is in use above it.
+            experiment: the name of the program that is the experiment.
         """
         self.region = region
         self.guards: dict[str, Guard] = {}
@@ -37,34 +43,50 @@ class Keeper:
         self.alarms = Alarms(self)
         self.points = Points(self)
         self.readings = Readings(self)
+        self.probing = Probing(self, memory, gpu_percent, experiment)
 
     def works(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what has to run for as long as the region is open, by name."""
-        return {"alarms": self.alarms.run, "points": self.points.run, "readings": self.readings.run}
+        return {
+            "alarms": self.alarms.run,
+            "points": self.points.run,
+            "readings": self.readings.run,
+            "probes": self.probing.run,
+        }
 
     # --- what is wanted ------------------------------------------------------------------------------------------
 
-    def want(self, cluster: Identity, table: Mapping[str, Protection], sink: Sink) -> None:
+    def want(
+        self, cluster: Identity, table: Mapping[str, Protection], sink: Sink, ask: Ask | None = None
+    ) -> None:
         """Take the protection that the hosts of a cluster shall have from now on, by instance. Returns at once.
 
         An instance that is in the table no more is forgotten, and its alarm stays: to have it deleted, leave it in with
         `minutes` None until `AlarmRemoved` came.
+
+        Args:
+            cluster: whose they are.
+            table: what each should have.
+            sink: takes the facts about them.
+            ask: how the hosts themselves are asked; None: they are not.
         """
         before = self._tables.get(cluster)
         if before == table:
             return
         for instance in before.keys() - table.keys() if before else ():
             self.guards.pop(instance, None)
+            self.probing.forget(instance)
         for protection in table.values():
             # After a restart most alarms are there already, and comparing a hundred costs less than putting one. A host
             # that is in use, as a new one is during its set-up, is armed at once.
             unknown = before is None and protection.minutes is not None and protection.vote_until is None
-            self._want(cluster, protection, sink, check=unknown)
+            self._want(cluster, protection, sink, ask, check=unknown)
         self._tables[cluster] = dict(table)
         self.alarms.wake.set()
         self.points.wake.set()
+        self.probing.wake.set()
 
-    def _want(self, cluster: Identity, protection: Protection, sink: Sink, *, check: bool) -> None:
+    def _want(self, cluster: Identity, protection: Protection, sink: Sink, ask: Ask | None, *, check: bool) -> None:
         guard = self.guards.get(protection.instance)
         if guard is None or guard.cluster != cluster:
             guard = self.guards[protection.instance] = Guard(cluster, sink, protection, check=check)
@@ -73,7 +95,7 @@ class Keeper:
         elif (guard.wanted.minutes, guard.wanted.threshold) != (protection.minutes, protection.threshold):
             guard.settled()
             guard.removed = False
-        guard.wanted, guard.sink = protection, sink
+        guard.wanted, guard.sink, guard.ask = protection, sink, ask
         guard.aim(self.region.name, own_metric=self.own_metric)
 
     def forget(self, cluster: Identity) -> None:

@@ -74,7 +74,8 @@ class Points:
                 plans[guard] = _merged(guard, now + offset, vote=vote)
             elif vote:
                 until = (guard.wanted.vote_until or now) + offset
-                plans[guard] = dict.fromkeys(protect.vote_minutes(now + offset, until, guard.written), protect.IN_USE)
+                minutes = protect.vote_minutes(now + offset, until, guard.written, guard.wanted.ahead)
+                plans[guard] = dict.fromkeys(minutes, protect.IN_USE)
         await self._carry_out(plans)
         for guard in plans:
             guard.voted = guard.votes(now)

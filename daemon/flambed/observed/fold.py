@@ -112,8 +112,8 @@ def _hold_placed(world: World, fact: facts.HoldPlaced) -> World:
     return replace(world, hold=Hold(until=fact.until, why=fact.why, by=fact.by))
 
 
-def _hold_released(world: World, _fact: facts.HoldReleased) -> World:
-    return replace(world, hold=None) if world.hold else world
+def _hold_released(world: World, fact: facts.HoldReleased) -> World:
+    return replace(world, hold=None, hold_ended_at=min(fact.at, world.hold.until)) if world.hold else world
 
 
 # --- actions -----------------------------------------------------------------------------------------------------
@@ -324,4 +324,10 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.PointsSeeded: hosts.points_seeded,
     facts.BecameBusy: hosts.became_busy,
     facts.BecameIdle: hosts.became_idle,
+    facts.VoteBegan: hosts.vote_began,
+    facts.VoteEnded: hosts.vote_ended,
+    facts.TimerSeen: hosts.timer_seen,
+    facts.HostMute: hosts.host_mute,
+    facts.HostHeard: hosts.host_heard,
+    facts.Judged: hosts.judged,
 }
