@@ -11,13 +11,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from flambed import userdata
-from flambed.actions import Action, Describe, Find, Inform, Judge, Launch, LearnHostKey, Prepare, SetUp, Start, Tag, Terminate
+from flambed.actions import Action, Describe, Find, Inform, Judge, Launch, LearnHostKey, Prepare, Probe, SetUp, Start, Tag, Terminate
 from flambed.console import host_key_of_console
 from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
 from flambed.keys import KeyStore
 from flambed.observed import survey
 from flambed.observed.facts import ClusterSurveyed, Fact, HostKeyLearned, Key, LaunchPrepared, TerminationAccepted
+from flambed.observed.probes import Question, command_of
 from flambed.observed.world import World
 from flambed.outputs import Outputs
 from flambed.region import Region
@@ -30,6 +31,9 @@ Emit = Callable[[Fact], None]
 
 SHORTEST_REACH = 10.0
 """Seconds that a host is given to answer, however late it is, unless the setting `ssh.deadline` is shorter still."""
+
+ASK_DEADLINE = 30.0
+"""Seconds in which a host has to be reached, and then to answer, when it is asked whether it is in use."""
 
 INFORM_DEADLINE = 60.0
 """Seconds in which a ready host has to be reached to be told of a change."""
@@ -129,7 +133,7 @@ class Hands:
         work = setup.SetupWork(
             cluster_id=self._cluster_id,
             instance=action.instance,
-            target=await self._target(action.address, action.host_key, desired),
+            target=await self._target(action.address, action.host_key, desired.username),
             commands=action.commands,
             first=action.first,
             attempt=action.attempt,
@@ -145,7 +149,7 @@ class Hands:
             await setup.set_up(work, emit=emit, now=clock.now, connect=self._connect, outputs=self._bench.outputs)
 
     async def _inform(self, action: Inform, desired: Cluster, emit: Emit) -> None:
-        target = await self._target(action.address, action.host_key, desired)
+        target = await self._target(action.address, action.host_key, desired.username)
         async with self._bench.ssh_slots:
             await setup.inform(
                 action.instance,
@@ -158,17 +162,32 @@ class Hands:
                 connect=self._connect,
             )
 
+    async def ask(self, probe: Probe, question: Question) -> str:
+        """Run the probe on a host, and return what it printed.
+
+        Raises:
+            StepError: the host could not be asked.
+        """
+        target = await self._target(probe.address, probe.host_key, probe.username)
+        until = asyncio.get_running_loop().time() + ASK_DEADLINE
+        async with self._connect(target, until=until) as host:
+            result = await host.run(command_of(question), timeout=ASK_DEADLINE)
+        if result.code != 0:
+            said = result.stderr.strip() or result.stdout.strip() or "it said nothing"
+            raise StepError(Reason.COMMAND_FAILED, str(result.code), f"the probe ended with {result.code}: {said[-300:]}")
+        return result.stdout
+
     def _connect(self, target: Target, *, until: float) -> AbstractAsyncContextManager[Host]:
         wanted = self._bench.settings.ssh
         deadlines = Deadlines(connect=wanted.connect_timeout, keepalive=wanted.keepalive)
         return connect_when_up(target, until=until, deadlines=deadlines)
 
-    async def _target(self, address: str, host_key: str, desired: Cluster) -> Target:
+    async def _target(self, address: str, host_key: str, username: str) -> Target:
         login_key = await asyncio.to_thread(self._bench.keys.login_key, self._cluster_id)
         return Target(
             address=address,
             port=self._bench.settings.ssh_port,
-            username=desired.username,
+            username=username,
             host_keys=(host_key,),
             client_key=login_key,
         )

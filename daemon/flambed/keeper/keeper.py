@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 from flambed.actions import Protection
 from flambed.aws import AwsError
+from flambed.keeper import signals
 from flambed.keeper.alarms import Alarms
 from flambed.keeper.guard import Ask, Guard
 from flambed.keeper.points import Points
 from flambed.keeper.probing import Probing
 from flambed.keeper.readings import Readings
 from flambed.observed.facts import Fact
+from flambed.observed.survey import describe_alarms
 from flambed.steps import protect
 
 if TYPE_CHECKING:
@@ -113,6 +115,18 @@ class Keeper:
         """Give a fact to the host's cluster, if it still wants to know."""
         if self.guards.get(guard.instance) is guard:
             guard.sink(fact)
+
+    async def signals(self, instances: Sequence[str]) -> dict[str, list[signals.Signal]]:
+        """Return what is known of hosts beyond their cluster's world, by instance (see `signals`)."""
+        guards = [guard for instance in instances if (guard := self.guards.get(instance)) is not None]
+        names = {protect.alarm_name(guard.instance): guard.instance for guard in guards if guard.guarded}
+        states: dict[str, str] = dict.fromkeys(names.values(), "there is none")
+        try:
+            for alarm in await describe_alarms(self.region, list(names)):
+                states[names[alarm["AlarmName"]]] = str(alarm["StateValue"])
+        except AwsError:  # logged by the region; what is known otherwise is shown all the same
+            states = {}
+        return {guard.instance: signals.of(guard, states.get(guard.instance)) for guard in guards}
 
     # --- which metric --------------------------------------------------------------------------------------------
 
