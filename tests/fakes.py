@@ -202,7 +202,8 @@ class FakeCloudWatch(Fake):
     async def describe_alarms(self, **params: Any) -> Answer:
         await self._called("describe_alarms", params)
         assert len(params["AlarmNames"]) <= 100
-        return {"MetricAlarms": [self.alarms[name] for name in params["AlarmNames"] if name in self.alarms]}
+        found = [self.alarms[name] for name in params["AlarmNames"] if name in self.alarms]
+        return {"MetricAlarms": [{"StateValue": "OK"} | alarm for alarm in found]}
 
     async def delete_alarms(self, **params: Any) -> Answer:
         await self._called("delete_alarms", params)

@@ -94,7 +94,9 @@ SAMPLES = st.lists(st.tuples(st.integers(0, 180), st.floats(0, 100)), max_size=2
 )
 
 
-@given(samples=SAMPLES, minutes=st.integers(5, 180), idle_for=st.integers(0, 300), threshold=st.sampled_from([0.5, 4.0]))
+@given(
+    samples=SAMPLES, minutes=st.integers(5, 180), idle_for=st.integers(0, 300), threshold=st.sampled_from([0.5, 4.0])
+)
 def test_due_means_that_every_known_minute_was_idle_and_enough_are_known(
     samples: list[tuple[float, float]], minutes: int, idle_for: int, threshold: float
 ) -> None:

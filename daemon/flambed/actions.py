@@ -175,7 +175,7 @@ class Judge(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class Question:
     """How a host itself is asked whether it is in use, and what its own timer is told."""
 
     address: str
@@ -185,7 +185,6 @@ class Probe:
     threshold: float
     hold_until: float | None
     experiment: bool  # look for the experiment's process
-    timer: bool  # it may have a timer: we launched it
     votes: tuple[str, ...]  # what earlier probes found, as far as is known
     mute: bool  # it did not answer the last ones
 
@@ -204,5 +203,5 @@ class Protection:
     ahead: int = 5  # minutes ahead of now for which a vote has points
     seed: bool  # it may have been idle for hours: the alarm waits until fake points can be read back
     policy: str  # digest of what the alarm stands for; seeding happens once for each
-    probe: Probe | None = None  # None: the host is not asked
+    question: Question | None = None  # None: the host is not asked
     gone: bool = False  # the instance exists no more: only its alarm is left to be deleted

@@ -102,7 +102,6 @@ class Fleet:
                     survey_interval=self._settings.survey.interval,
                     memory=self._bench.memory,
                     gpu_percent=self._settings.idle.gpu_percent,
-                    experiment=self._settings.idle.experiment,
                 )
                 await region.start()
                 self.regions[name] = region

@@ -11,14 +11,27 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from flambed import userdata
-from flambed.actions import Action, Describe, Find, Inform, Judge, Launch, LearnHostKey, Prepare, Probe, SetUp, Start, Tag, Terminate
+from flambed.actions import (
+    Action,
+    Describe,
+    Find,
+    Inform,
+    Judge,
+    Launch,
+    LearnHostKey,
+    Prepare,
+    Question,
+    SetUp,
+    Start,
+    Tag,
+    Terminate,
+)
 from flambed.console import host_key_of_console
 from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
 from flambed.keys import KeyStore
-from flambed.observed import survey
+from flambed.observed import probes, survey
 from flambed.observed.facts import ClusterSurveyed, Fact, HostKeyLearned, Key, LaunchPrepared, TerminationAccepted
-from flambed.observed.probes import Question, command_of
 from flambed.observed.world import World
 from flambed.outputs import Outputs
 from flambed.region import Region
@@ -162,19 +175,28 @@ class Hands:
                 connect=self._connect,
             )
 
-    async def ask(self, probe: Probe, question: Question) -> str:
+    async def ask(self, question: Question, hold: float) -> str:
         """Run the probe on a host, and return what it printed.
+
+        Args:
+            question: where it is, and what its timer is told.
+            hold: seconds for which a person still holds it.
 
         Raises:
             StepError: the host could not be asked.
         """
-        target = await self._target(probe.address, probe.host_key, probe.username)
-        until = asyncio.get_running_loop().time() + ASK_DEADLINE
-        async with self._connect(target, until=until) as host:
-            result = await host.run(command_of(question), timeout=ASK_DEADLINE)
+        target = await self._target(question.address, question.host_key, question.username)
+        command = probes.command(
+            minutes=question.minutes,
+            percent=question.threshold,
+            hold=hold,
+            experiment=self._bench.settings.idle.experiment if question.experiment else None,
+        )
+        async with self._connect(target, until=asyncio.get_running_loop().time() + ASK_DEADLINE) as host:
+            result = await host.run(command, timeout=ASK_DEADLINE)
         if result.code != 0:
-            said = result.stderr.strip() or result.stdout.strip() or "it said nothing"
-            raise StepError(Reason.COMMAND_FAILED, str(result.code), f"the probe ended with {result.code}: {said[-300:]}")
+            said = (result.stderr.strip() or result.stdout.strip() or "it said nothing")[-300:]
+            raise StepError(Reason.COMMAND_FAILED, str(result.code), f"the probe ended with {result.code}: {said}")
         return result.stdout
 
     def _connect(self, target: Target, *, until: float) -> AbstractAsyncContextManager[Host]:

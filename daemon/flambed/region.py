@@ -64,7 +64,6 @@ class Region:
         survey_interval: float = 300.0,
         memory: MutableMapping[str, str] | None = None,
         gpu_percent: float = 5.0,
-        experiment: str = "flambe",
     ) -> None:
         """Prepare a region; nothing is called yet.
 
@@ -78,7 +77,6 @@ class Region:
             survey_interval: real seconds between two looks at everything.
             memory: what is to be known after a restart (see `keeper`); by default it is forgotten.
             gpu_percent: a GPU is in use above it.
-            experiment: the name of the program that is the experiment.
         """
         self.name = name
         self.clients = clients
@@ -98,9 +96,7 @@ class Region:
         self._strays: OrderedDict[str, list[tuple[float, Event]]] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self.inbox = Inbox(self, queue) if queue else None
-        self.keeper = Keeper(
-            self, memory if memory is not None else {}, gpu_percent=gpu_percent, experiment=experiment
-        )
+        self.keeper = Keeper(self, memory if memory is not None else {}, gpu_percent=gpu_percent)
 
     # --- its life ------------------------------------------------------------------------------------------------
 

@@ -253,4 +253,8 @@ def _by(instance: Instance) -> str:
     """Return who ends an idle host, where it is not its alarm."""
     if instance.mute_since is not None:
         return f"; it has answered nobody since {rfc3339(instance.mute_since)}"
-    return "" if instance.alarm is not None else "; it has no alarm yet, so the service itself would end it, ten minutes later"
+    return (
+        ""
+        if instance.alarm is not None
+        else "; it has no alarm yet, so the service itself would end it, ten minutes later"
+    )

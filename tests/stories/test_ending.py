@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from flambed.desired import Cluster, Role
@@ -67,7 +69,7 @@ def test_what_is_not_due_or_not_known_is_not_ended_and_examined_ever_less_often(
             judged(story, "i-0", finding)
             assert "terminate i-0" not in story.decides()
         story.passes(60)
-    pauses = [round((later - earlier) / 60) for earlier, later in zip(asked, asked[1:], strict=False)]
+    pauses = [round((later - earlier) / 60) for earlier, later in pairwise(asked)]
     assert pauses[:3] == [10, 20, 40]
     assert set(pauses[3:]) == {60}
 
@@ -164,7 +166,10 @@ def test_orchestrator_before_factories() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "kept"),
-    [(cluster(factories_num=1, factories_timeout=-1), "its timeout is -1"), (cluster(factories_num=1), "its timeout is -1")],
+    [
+        (cluster(factories_num=1, factories_timeout=-1), "its timeout is -1"),
+        (cluster(factories_num=1), "its timeout is -1"),
+    ],
 )
 def test_minus_one(wanted: Cluster, kept: str) -> None:
     """No alarm, no timer, no lifetime: nobody is ever examined."""
@@ -199,9 +204,9 @@ def test_a_timer_that_is_seen_stands_for_an_alarm_that_cannot_be_put() -> None:
     story.decides()
     story.described(see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running"))
     assert "set up i-0 from 0" not in story.decides()
-    probe = story.protection["i-0"].probe
-    assert probe is not None
-    assert (probe.minutes, probe.timer, probe.experiment) == (60, True, False)
+    question = story.protection["i-0"].question
+    assert question is not None
+    assert (question.minutes, question.experiment) == (60, False)
     story.happens(facts.TimerSeen(at=story.now, instance="i-0", state="absent", minutes=None))
     assert "set up i-0 from 0" not in story.decides()
     story.happens(facts.TimerSeen(at=story.now, instance="i-0", state="renewed", minutes=60))
@@ -216,9 +221,9 @@ def test_a_timeout_that_becomes_never_is_told_to_the_hosts_timer() -> None:
     story.decides()
     story.happens(facts.AlarmRemoved(at=story.now, instance="i-0"))
     story.decides()
-    probe = story.protection["i-0"].probe
-    assert probe is not None
-    assert probe.minutes is None
+    question = story.protection["i-0"].question
+    assert question is not None
+    assert question.minutes is None
     story.happens(facts.TimerSeen(at=story.now, instance="i-0", state="off", minutes=None))
     story.decides()
     assert "i-0" not in story.protection

@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flambed.actions import Probe, Protection
-from flambed.observed import probes
+from flambed.actions import Protection, Question
 from flambed.observed.facts import Fact
+from flambed.observed.probes import Probe
 from flambed.steps import protect
 
-
-Ask = Callable[[Probe, probes.Question], Awaitable[str]]
-"""Runs the probe on a host, over SSH, and returns what it printed; raises StepError."""
+Ask = Callable[[Question, float], Awaitable[str]]
+"""Runs the probe on a host and returns what it printed; takes the seconds that a hold still lasts; raises StepError."""
 
 
 @dataclass(slots=True)
@@ -22,15 +21,15 @@ class Listening:
 
     due_at: float = 0.0
     asking: bool = False
-    asked: Probe | None = None  # with what it was asked last
-    answer: probes.Answer | None = None  # its last one
+    asked: Question | None = None  # with what it was asked last
+    answer: Probe | None = None  # its last one
     answered_at: float | None = None
     failing_since: float | None = None
     failure: str = ""
     mute: bool = False
     recalled: bool = False  # what was known before a restart is known again
     leases: dict[str, float] = field(default_factory=dict)  # until when each use counts
-    timer: tuple[str, int | None] | None = None
+    timer: tuple[str, int | None] | None = None  # the state that was told last, and the minutes
 
 
 @dataclass(slots=True, eq=False)

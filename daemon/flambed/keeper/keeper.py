@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 class Keeper:
     """Keeps the protection of all hosts of a region as their clusters want it."""
 
-    def __init__(
-        self, region: Region, memory: MutableMapping[str, str], *, gpu_percent: float = 5.0, experiment: str = "flambe"
-    ) -> None:
+    def __init__(self, region: Region, memory: MutableMapping[str, str], *, gpu_percent: float = 5.0) -> None:
         """Prepare a keeper; it works once its `works` run.
 
         Args:
@@ -35,7 +33,6 @@ class Keeper:
             memory: keeps across restarts that an account's region refuses points in AWS's own namespaces, and for how
                 long a use of a host counts.
             gpu_percent: a GPU is in use above it.
-            experiment: the name of the program that is the experiment.
         """
         self.region = region
         self.guards: dict[str, Guard] = {}
@@ -45,7 +42,7 @@ class Keeper:
         self.alarms = Alarms(self)
         self.points = Points(self)
         self.readings = Readings(self)
-        self.probing = Probing(self, memory, gpu_percent, experiment)
+        self.probing = Probing(self, memory, gpu_percent)
 
     def works(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what has to run for as long as the region is open, by name."""
@@ -58,9 +55,7 @@ class Keeper:
 
     # --- what is wanted ------------------------------------------------------------------------------------------
 
-    def want(
-        self, cluster: Identity, table: Mapping[str, Protection], sink: Sink, ask: Ask | None = None
-    ) -> None:
+    def want(self, cluster: Identity, table: Mapping[str, Protection], sink: Sink, ask: Ask | None = None) -> None:
         """Take the protection that the hosts of a cluster shall have from now on, by instance. Returns at once.
 
         An instance that is in the table no more is forgotten, and its alarm stays: to have it deleted, leave it in with

@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Final
 
-from flambed.actions import Probe
+from flambed.actions import Question
 from flambed.errors import StepError
 from flambed.keeper.guard import Ask, Guard
-from flambed.observed import probes
 from flambed.observed.facts import HostHeard, HostMute, TimerSeen, VoteBegan, VoteEnded
+from flambed.observed.probes import Probe, ProbeError, Timer, Unknown, parse
 
 if TYPE_CHECKING:
     from flambed.keeper.keeper import Keeper
@@ -36,16 +36,16 @@ TYPED_WITHIN: Final = 1800.0
 PARALLEL: Final = 64
 """Hosts that are asked at the same time."""
 
+
 class Probing:
     """Asks all hosts that have a timeout, and reduces what they answer."""
 
-    def __init__(self, keeper: Keeper, memory: MutableMapping[str, str], gpu_percent: float, experiment: str) -> None:
+    def __init__(self, keeper: Keeper, memory: MutableMapping[str, str], gpu_percent: float) -> None:
         """Prepare; `memory` keeps the leases across restarts, so that a service that restarts does not prolong them."""
         self._keeper = keeper
         self._region = keeper.region
         self._memory = memory
         self._gpu_percent = gpu_percent
-        self._experiment = experiment
         self._slots = asyncio.Semaphore(PARALLEL)
         self.wake = asyncio.Event()
 
@@ -64,41 +64,34 @@ class Probing:
 
     def _attend(self, guard: Guard, now: float, group: asyncio.TaskGroup) -> float:
         """Begin a probe that is due, end leases that have run out; return when to look at this host again."""
-        probe, host = guard.wanted.probe, guard.listening
+        question, host = guard.wanted.question, guard.listening
         self._recall(guard, now)
         for vote, until in list(host.leases.items()):
             if until <= now:
                 self._end(guard, vote, "it was not seen again" if host.failing_since else "no more input")
         ends_at = min(host.leases.values(), default=math.inf)
-        if probe is None or guard.ask is None or host.asking:
+        if question is None or guard.ask is None or host.asking:
             return ends_at
-        if _differs(host.asked, probe):  # its timer has to learn that
+        if _differs(host.asked, question):  # its timer has to learn that
             host.due_at = min(host.due_at, now)
         if host.due_at > now:
             return min(ends_at, host.due_at)
         host.asking = True
-        group.create_task(self._ask(guard, probe, guard.ask))
+        group.create_task(self._ask(guard, question, guard.ask))
         return ends_at
 
-    async def _ask(self, guard: Guard, probe: Probe, ask: Ask) -> None:
+    async def _ask(self, guard: Guard, question: Question, ask: Ask) -> None:
         host = guard.listening
         clock = self._region.clock
-        hold = max(0.0, (probe.hold_until or 0.0) - clock.now())
-        question = probes.Question(
-            minutes=probe.minutes,
-            threshold=probe.threshold,
-            hold=hold,
-            experiment=self._experiment if probe.experiment else None,
-            timer=probe.timer,
-        )
+        hold = max(0.0, (question.hold_until or 0.0) - clock.now())
         try:
             async with self._slots:
-                answer = probes.parse(await ask(probe, question))
-        except (StepError, probes.ProbeError) as error:
+                answer = parse(await ask(question, hold))
+        except (StepError, ProbeError) as error:
             self._failed(guard, str(error))
         else:
-            host.asked = probe
-            self._answered(guard, answer)
+            host.asked = question
+            self._answered(guard, question, answer)
         finally:
             host.asking = False
             self.wake.set()
@@ -115,17 +108,14 @@ class Probing:
             host.mute = True
             self._keeper.tell(guard, HostMute(at=now, instance=guard.instance, since=host.failing_since, why=why))
 
-    def _answered(self, guard: Guard, answer: probes.Answer) -> None:
+    def _answered(self, guard: Guard, question: Question, answer: Probe) -> None:
         host, now = guard.listening, self._region.clock.now()
         host.answer, host.answered_at, host.due_at = answer, now, now + EVERY
         host.failing_since, host.failure = None, ""
         if host.mute:
             host.mute = False
             self._keeper.tell(guard, HostHeard(at=now, instance=guard.instance))
-        timer = (answer.timer, guard.wanted.minutes if answer.timer == "renewed" else None)
-        if answer.timer != "failed" and timer != host.timer:
-            host.timer = timer
-            self._keeper.tell(guard, TimerSeen(at=now, instance=guard.instance, state=timer[0], minutes=timer[1]))
+        self._take_timer(guard, question, answer.timer)
         for vote, until in self._uses(answer, now).items():
             if until is None:
                 continue  # not known: what was known goes on for as long as its lease
@@ -135,14 +125,23 @@ class Probing:
                 self._end(guard, vote, "it was not seen any more")
         self._remember(guard)
 
-    def _uses(self, answer: probes.Answer, now: float) -> Mapping[str, float | None]:
+    def _take_timer(self, guard: Guard, question: Question, state: Timer | Unknown) -> None:
+        if isinstance(state, Unknown):
+            return
+        told = (state.value, question.minutes if state is Timer.RENEWED else None)
+        if told != guard.listening.timer:
+            guard.listening.timer = told
+            at = self._region.clock.now()
+            self._keeper.tell(guard, TimerSeen(at=at, instance=guard.instance, state=told[0], minutes=told[1]))
+
+    def _uses(self, answer: Probe, now: float) -> Mapping[str, float | None]:
         """Return until when each kind of use counts; 0 where there is none, None where that could not be found out."""
         found: dict[str, float | None] = {"gpu": None, "terminal": None, "experiment": None}
-        if not isinstance(answer.gpu, probes.Unknown):
+        if not isinstance(answer.gpu, Unknown):
             found["gpu"] = now + LEASE if (answer.gpu or 0.0) > self._gpu_percent else 0.0
-        if not isinstance(answer.terminal, probes.Unknown):
+        if not isinstance(answer.terminal, Unknown):
             found["terminal"] = now + TYPED_WITHIN - answer.terminal if answer.terminal is not None else 0.0
-        if not isinstance(answer.experiment, probes.Unknown):
+        if not isinstance(answer.experiment, Unknown):
             found["experiment"] = now + LEASE if answer.experiment else 0.0
         return found
 
@@ -166,12 +165,12 @@ class Probing:
 
     def _recall(self, guard: Guard, now: float) -> None:
         """Take up the uses that the cluster knows of, with the leases that they had."""
-        probe, host = guard.wanted.probe, guard.listening
-        if probe is None or host.recalled:
+        question, host = guard.wanted.question, guard.listening
+        if question is None or host.recalled:
             return
-        host.recalled, host.mute = True, probe.mute
+        host.recalled, host.mute = True, question.mute
         kept = json.loads(self._memory.get(_kept_as(guard.instance), "{}"))
-        host.leases = {vote: min(float(kept.get(vote, now + LEASE)), now + TYPED_WITHIN) for vote in probe.votes}
+        host.leases = {vote: min(float(kept.get(vote, now + LEASE)), now + TYPED_WITHIN) for vote in question.votes}
 
     def _remember(self, guard: Guard) -> None:
         leases = guard.listening.leases
@@ -185,8 +184,12 @@ def _kept_as(instance: str) -> str:
     return f"leases {instance}"
 
 
-def _differs(asked: Probe | None, probe: Probe) -> bool:
+def _differs(asked: Question | None, question: Question) -> bool:
     """Whether a host's timer has been told something else than it is to know."""
     if asked is None:
         return False
-    return (asked.minutes, asked.threshold, asked.hold_until) != (probe.minutes, probe.threshold, probe.hold_until)
+    return (asked.minutes, asked.threshold, asked.hold_until) != (
+        question.minutes,
+        question.threshold,
+        question.hold_until,
+    )

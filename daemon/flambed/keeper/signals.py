@@ -38,7 +38,11 @@ def _probe(host: Listening) -> Iterator[Signal]:
     at = rfc3339(host.answered_at)
     gpu, terminal, experiment = host.answer.gpu, host.answer.terminal, host.answer.experiment
     yield {"signal": "gpu", "value": _said(gpu, "none", lambda percent: f"{percent:g} %"), "at": at}
-    yield {"signal": "terminal", "value": _said(terminal, "no input", lambda ago: f"input {ago:.0f} s before"), "at": at}
+    yield {
+        "signal": "terminal",
+        "value": _said(terminal, "no input", lambda ago: f"input {ago:.0f} s before"),
+        "at": at,
+    }
     running = _said(experiment, "not asked for", lambda runs: "runs" if runs else "does not run")
     yield {"signal": "experiment", "value": running, "at": at}
     for vote, until in sorted(host.leases.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flambed.actions import Probe, Protection
+from flambed.actions import Protection, Question
 from flambed.desired import Role
 from flambed.observed.instance import Instance, Stage
 from flambed.plan.draft import Draft
@@ -114,9 +114,7 @@ def _has_begun(instance: Instance) -> bool:
 
 def _timeout_is_zero(draft: Draft, instance: Instance) -> bool:
     desired = draft.desired
-    return (
-        desired.orchestrator_timeout if instance.role is Role.ORCHESTRATOR else desired.factories_timeout
-    ) == 0
+    return (desired.orchestrator_timeout if instance.role is Role.ORCHESTRATOR else desired.factories_timeout) == 0
 
 
 def _concerns_keeper(draft: Draft, instance: Instance) -> bool:
@@ -149,16 +147,16 @@ def _wanted(draft: Draft, instance: Instance) -> Protection:
         ahead=HOLD_AHEAD if "hold" in live else AHEAD,
         seed=_must_seed(draft, instance, policy),
         policy=policy.digest,
-        probe=_probe(draft, instance, policy, live.get("hold")),
+        question=_question(draft, instance, policy, live.get("hold")),
     )
 
 
-def _probe(draft: Draft, instance: Instance, policy: IdlePolicy, hold: float | None) -> Probe | None:
+def _question(draft: Draft, instance: Instance, policy: IdlePolicy, hold: float | None) -> Question | None:
     """Return how the host itself is to be asked whether it is in use; None where it cannot be, or need not be."""
     address = draft.address_of(instance)
     if address is None or instance.host_key is None or (policy.minutes is None and not timer_counts(instance)):
         return None
-    return Probe(
+    return Question(
         address=address,
         host_key=instance.host_key,
         username=draft.desired.username,
@@ -166,7 +164,6 @@ def _probe(draft: Draft, instance: Instance, policy: IdlePolicy, hold: float | N
         threshold=policy.threshold,
         hold_until=hold,
         experiment=instance.role is Role.ORCHESTRATOR,
-        timer=not instance.adopted,
         votes=tuple(sorted(instance.votes)),
         mute=instance.mute_since is not None,
     )

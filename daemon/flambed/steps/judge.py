@@ -37,8 +37,7 @@ async def judge(region: Region, cluster: Cluster, cases: Sequence[Case]) -> tupl
     found: list[Judged] = []
     for period, group in _by_period(cases, seen).items():
         samples = await _read(region, group, period, now)
-        for case in group:
-            found.append(_judged(region, case, seen.get(case.instance), cluster, samples, period, now))
+        found += [_judged(region, case, seen.get(case.instance), cluster, samples, period, now) for case in group]
     return look, found
 
 
@@ -52,9 +51,7 @@ def _by_period(cases: Sequence[Case], seen: Mapping[str, Seen]) -> dict[int, lis
     return groups
 
 
-async def _read(
-    region: Region, cases: Sequence[Case], period: int, now: float
-) -> dict[str, list[tuple[float, float]]]:
+async def _read(region: Region, cases: Sequence[Case], period: int, now: float) -> dict[str, list[tuple[float, float]]]:
     """Return the real CPU of all of them, over the longest of their windows."""
     window = min(max(case.minutes for case in cases), _WEEK) * protect.MINUTE + max(_EXTRA, 2.0 * period)
     # Our own fakes are in the same metric, where it is AWS's: the least sample of a minute is the real one. An hour's
