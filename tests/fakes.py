@@ -238,7 +238,11 @@ class FakeCloudWatch(Fake):
         for query in params["MetricDataQueries"]:
             metric = query["MetricStat"]["Metric"]
             found = self.points.get((metric["Namespace"], metric["Dimensions"][0]["Value"]), {}) if self.visible else {}
-            samples = sorted((at, values) for at, values in found.items() if start <= at < end)
+            period, whole = query["MetricStat"]["Period"], defaultdict[float, list[float]](list)
+            for at, values in found.items():
+                if start <= at < end:
+                    whole[at - at % period] += values
+            samples = sorted(whole.items())
             statistic = reduce[query["MetricStat"]["Stat"]]
             results.append(
                 {

@@ -52,7 +52,9 @@ def wanted(**changes: Any) -> dict[str, Protection]:
 
 
 @asynccontextmanager
-async def opened(cloud: Cloud, hosts: Hosts, memory: dict[str, str] | None = None, **changes: Any) -> AsyncIterator[Keeper]:
+async def opened(
+    cloud: Cloud, hosts: Hosts, memory: dict[str, str] | None = None, **changes: Any
+) -> AsyncIterator[Keeper]:
     """Open a region with one host that can be asked."""
     async with cloud.region(survey_interval=1e9, memory=memory if memory is not None else {}) as region:
         region.subscribe(ME, cloud.heard.take)
@@ -62,9 +64,7 @@ async def opened(cloud: Cloud, hosts: Hosts, memory: dict[str, str] | None = Non
 
 def edges(cloud: Cloud) -> list[tuple[str, str]]:
     """Return the uses that were told, in their order."""
-    return [
-        (type(fact).__name__, fact.vote) for fact in cloud.heard.facts if isinstance(fact, VoteBegan | VoteEnded)
-    ]
+    return [(type(fact).__name__, fact.vote) for fact in cloud.heard.facts if isinstance(fact, VoteBegan | VoteEnded)]
 
 
 @virtual
@@ -198,7 +198,11 @@ async def test_a_new_timeout_and_a_hold_are_told_to_the_timer_at_once() -> None:
         for changes in ({"minutes": 120}, {"minutes": 120, "hold_until": until}):
             keeper.want(ME, wanted(**changes), cloud.heard.take, hosts.ask)
             await asyncio.sleep(1)
-    assert [(question.minutes, round(hold, -1)) for _, question, hold in hosts.asked] == [(60, 0), (120, 0), (120, 3600)]
+    assert [(question.minutes, round(hold, -1)) for _, question, hold in hosts.asked] == [
+        (60, 0),
+        (120, 0),
+        (120, 3600),
+    ]
     assert [fact.minutes for fact in cloud.heard.of(TimerSeen)] == [60, 120]
 
 
