@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench check format lint types contracts schemas lock clean
+.PHONY: help install demo test crash-matrix bench check format lint types contracts schemas lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with everything that the lock file names
 
@@ -26,7 +26,14 @@ test: $(STAMP) ## run the tests
 	@echo "== running the tests"
 	@$(BIN)/pytest -q --seed-report
 
+LIVES ?= 3000
+simulate: $(STAMP) ## live LIVES seeded lives (3000) over all cores, any weather; a seed that fails tells its story
+	@$(BIN)/python -m tests.simulation --lives $(LIVES)
+
 check: format lint types contracts test ## all that CI asks for
+
+crash-matrix: $(STAMP) ## kill the service before and after every request of a whole life, in the lab
+	@CRASH_MATRIX=1/1 $(BIN)/pytest -q tests/lab/test_crash_matrix.py
 
 bench: $(STAMP) ## measure what flambed adds to a launch, in the lab
 	@$(BIN)/python benchmarks/launch.py

@@ -73,6 +73,17 @@ def instance(number: int, *, state: str = "running", tags: Mapping[str, str] | N
     }
 
 
+def volume(number: int, tags: Mapping[str, str], *, state: str = "available", of: str | None = None) -> dict[str, Any]:
+    """Return a volume as EC2 describes it, attached to an instance where one is given."""
+    return {
+        "VolumeId": f"vol-{number:017x}",
+        "State": state,
+        "CreateTime": datetime(2026, 1, 1, tzinfo=UTC),
+        "Attachments": [{"InstanceId": of, "State": "attached"}] if of else [],
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+    }
+
+
 def cluster_tags(creator: str = "me", name: str = "c", role: str = "Factory", **more: str) -> dict[str, str]:
     """Return the tags by which an instance is known."""
     return {"creator": creator, "Purpose": "flambe", "Cluster-Name": name, "Role": role, **more}
@@ -91,6 +102,7 @@ class FakeEc2(Fake):
         self.protected: set[str] = set()
         self.terminated: list[str] = []
         self.console = ""
+        self.volumes: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
 
     async def run_instances(self, **params: Any) -> Answer:
@@ -146,6 +158,33 @@ class FakeEc2(Fake):
         await self._called("create_tags", params)
         return {}
 
+    async def delete_tags(self, **params: Any) -> Answer:
+        await self._called("delete_tags", params)
+        for volume in params["Resources"]:
+            described = self._volume(volume)
+            taken = {tag["Key"] for tag in params["Tags"]}
+            described["Tags"] = [tag for tag in described["Tags"] if tag["Key"] not in taken]
+        return {}
+
+    async def describe_volumes(self, **params: Any) -> Answer:
+        await self._called("describe_volumes", params)
+        found = [volume for volume in self.volumes.values() if all(_has(volume, f) for f in params["Filters"])]
+        start = int(params.get("NextToken", 0))
+        answer: Answer = {"Volumes": found[start : start + self.PAGE]}
+        return answer | ({"NextToken": str(start + self.PAGE)} if start + self.PAGE < len(found) else {})
+
+    async def delete_volume(self, **params: Any) -> Answer:
+        await self._called("delete_volume", params)
+        if self._volume(params["VolumeId"])["State"] != "available":
+            raise client_error("VolumeInUse", f"Volume {params['VolumeId']} is currently attached")
+        del self.volumes[params["VolumeId"]]
+        return {}
+
+    def _volume(self, volume: str) -> dict[str, Any]:
+        if volume not in self.volumes:
+            raise client_error("InvalidVolume.NotFound", f"The volume '{volume}' does not exist.")
+        return self.volumes[volume]
+
     async def start_instances(self, **params: Any) -> Answer:
         await self._called("start_instances", params)
         return {}
@@ -169,12 +208,22 @@ def _matches(described: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return tags.get(name.removeprefix("tag:")) in values
 
 
+def _has(described: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a volume passes a filter."""
+    name, values = wanted["Name"], wanted["Values"]
+    if name in {"volume-id", "status"}:
+        return described["VolumeId" if name == "volume-id" else "State"] in values
+    tags = {tag["Key"]: tag["Value"] for tag in described["Tags"]}
+    return tags.get(name.removeprefix("tag:")) in values
+
+
 class FakeCloudWatch(Fake):
     """Alarms and points; `visible` is whether points that were put can be read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alarms: dict[str, dict[str, Any]] = {}
+        self.tags: dict[str, list[dict[str, str]]] = {}  # of alarms, by name
         self.points: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.refuses_aws = False
         self.visible = True
@@ -196,11 +245,17 @@ class FakeCloudWatch(Fake):
 
     async def put_metric_alarm(self, **params: Any) -> Answer:
         await self._called("put_metric_alarm", params)
-        self.alarms[params["AlarmName"]] = dict(params)
+        name, tags = params["AlarmName"], params.get("Tags", [])
+        if name not in self.alarms:  # tags count at the creation only
+            self.tags[name] = tags
+        arn = f"arn:aws:cloudwatch:us-east-1:123456789012:alarm:{name}"
+        self.alarms[name] = {"AlarmArn": arn, "StateValue": "OK"} | {k: v for k, v in params.items() if k != "Tags"}
         return {}
 
     async def describe_alarms(self, **params: Any) -> Answer:
         await self._called("describe_alarms", params)
+        if (prefix := params.get("AlarmNamePrefix")) is not None:
+            return {"MetricAlarms": [alarm for name, alarm in self.alarms.items() if name.startswith(prefix)]}
         assert len(params["AlarmNames"]) <= 100
         found = [self.alarms[name] for name in params["AlarmNames"] if name in self.alarms]
         return {"MetricAlarms": [{"StateValue": "OK"} | alarm for alarm in found]}
@@ -214,6 +269,13 @@ class FakeCloudWatch(Fake):
         for name in names:
             self.alarms.pop(name, None)
         return {}
+
+    async def list_tags_for_resource(self, **params: Any) -> Answer:
+        await self._called("list_tags_for_resource", params)
+        name = params["ResourceARN"].rpartition(":")[2]
+        if name not in self.alarms:
+            raise client_error("ResourceNotFoundException", f"{name} does not exist", 404)
+        return {"Tags": self.tags.get(name, [])}
 
     async def put_metric_data(self, **params: Any) -> Answer:
         await self._called("put_metric_data", params)
@@ -264,6 +326,7 @@ class FakeSqs(Fake):
         self._came = asyncio.Event()
         self._numbers = itertools.count()
         self.bodies: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
 
     def send(self, *bodies: object) -> None:
         """Put messages into the queue: text as it is, all else as JSON."""
@@ -283,6 +346,21 @@ class FakeSqs(Fake):
         handles = [f"receipt-{next(self._numbers)}" for _ in taken]
         self.bodies |= dict(zip(handles, taken, strict=True))
         return {"Messages": [{"Body": b, "ReceiptHandle": h} for b, h in zip(taken, handles, strict=True)]}
+
+    async def list_queue_tags(self, **params: Any) -> Answer:
+        await self._called("list_queue_tags", params)
+        return {"Tags": dict(self.tags)} if self.tags else {}
+
+    async def tag_queue(self, **params: Any) -> Answer:
+        await self._called("tag_queue", params)
+        self.tags |= params["Tags"]
+        return {}
+
+    async def untag_queue(self, **params: Any) -> Answer:
+        await self._called("untag_queue", params)
+        for key in params["TagKeys"]:
+            self.tags.pop(key, None)
+        return {}
 
     async def delete_message_batch(self, **params: Any) -> Answer:
         await self._called("delete_message_batch", params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -48,6 +48,24 @@ def status(name: str = "demo", phase: str = "ready", *, creator: str = CREATOR, 
     }
 
 
+def orphan(kind: str, number: int, reason: str | None = None, state: str = "running") -> dict[str, Any]:
+    """Return something that is left over."""
+    prefix = {"instance": "i", "volume": "vol", "alarm": "alarm"}[kind]
+    return {
+        "kind": kind,
+        "id": f"{prefix}-{number:017x}",
+        "region": "us-east-1",
+        "state": state,
+        "name": f"demo_factory_{number}" if kind != "alarm" else None,
+        "cluster": "demo" if kind != "alarm" else None,
+        "creator": CREATOR if kind != "alarm" else None,
+        "cluster_id": "c1",
+        "created_at": "2026-01-31T09:00:00.000Z",
+        "removable": reason is None,
+        "reason": reason,
+    }
+
+
 class FakeService:
     """Keeps clusters by (creator, name); `calls` are the changes that were asked for, with their caller."""
 
@@ -63,6 +81,7 @@ class FakeService:
         self.ok = True
         self.happened: list[dict[str, Any]] = []
         self.outputs: list[dict[str, Any]] = []
+        self.left_over: list[dict[str, Any]] = []
         self._changed = asyncio.Condition()
 
     # --- what a test does ---
@@ -268,6 +287,26 @@ class FakeService:
             for one in cluster["instances"]
             if creator in {None, cluster["creator"]} and host in {None, one["private_host"]}
         ]
+
+    async def orphans(self, caller: Caller) -> list[dict[str, Any]]:
+        self._called("orphans", caller)
+        return self.left_over
+
+    def remove_orphans(self, caller: Caller, ids: Collection[str]) -> AsyncIterator[dict[str, Any]]:
+        self._called("remove_orphans", caller, ids=tuple(ids))
+        return self._remove_orphans(ids)
+
+    async def _remove_orphans(self, ids: Collection[str]) -> AsyncIterator[dict[str, Any]]:
+        for one in [one for one in self.left_over if one["id"] in ids]:
+            about = {key: one[key] for key in ("kind", "id", "region")}
+            protected = one["state"] == "protected"
+            if one["kind"] == "instance" and not protected:
+                yield {**about, "outcome": "ending", "reason": None}
+            yield {
+                **about,
+                "outcome": "refused" if protected else "removed",
+                "reason": "it is protected" if protected else None,
+            }
 
     async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         return [

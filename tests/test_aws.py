@@ -56,7 +56,7 @@ def test_an_error_code_of_aws_means_what_its_documentation_says(code: str, statu
         (sdk.ReadTimeoutError(endpoint_url="http://127.0.0.1:1"), Reason.TRANSIENT),
         (sdk.ConnectionClosedError(endpoint_url="http://127.0.0.1:1"), Reason.TRANSIENT),
         (sdk.NoCredentialsError(), Reason.NOT_PERMITTED),
-        (sdk.CredentialRetrievalError(provider="p", error_msg="e"), Reason.NOT_PERMITTED),
+        (sdk.CredentialRetrievalError(provider="p", error_msg="e"), Reason.TRANSIENT),
         (sdk.ParamValidationError(report="r"), Reason.BAD_REQUEST),
     ],
 )
@@ -118,6 +118,22 @@ def test_the_clock_is_the_time_of_day_unless_a_lab_minute_is_given() -> None:
     clock = Clock.from_environ({})
     assert abs(clock.now() - time.time()) < 1
     assert clock.real(60) == 60
+
+
+def test_setting_the_machines_clock_changes_nothing_while_the_service_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pause and deadline is reckoned from an earlier time."""
+    clock, before = Clock(), time.time()
+    monkeypatch.setattr(time, "time", lambda: before - 3 * 3600)
+    assert clock.now() == pytest.approx(before, abs=5)
+
+
+@pytest.mark.parametrize("minute", [60.0, 2.0])
+def test_a_clock_is_not_behind_what_is_written_down(minute: float) -> None:
+    """The machine's clock may have been set back while the service was down."""
+    clock = Clock(minute)
+    now = clock.now()
+    assert clock.not_before(now + 3600).now() == pytest.approx(now + 3600, abs=300)
+    assert clock.not_before(now - 3600).now() == pytest.approx(now, abs=300)
 
 
 def test_a_lab_minute_speeds_the_clock_up_from_its_anchor() -> None:

@@ -29,7 +29,7 @@ from flambed.cli.console import Console, columns_of, cut, printable, table
 from flambed.cli.failure import Exit, FailureError
 from flambed.control import Control
 from flambed.errors import ClusterConfigurationError, ConflictError, FlambedError, NotAllowedError, Problem
-from tests.fakeservice import CREATOR, PUBLIC_KEY, FakeService, instance, status
+from tests.fakeservice import CREATOR, PUBLIC_KEY, FakeService, instance, orphan, status
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"
 FILE = f"""\
@@ -596,6 +596,45 @@ async def test_doctor_is_1_where_something_is_wrong(ctl: Ctl) -> None:
     bad = await ctl("doctor")
     assert bad.code == 1
     assert "FAIL  queue: us-east-1\n      create it" in bad.out
+
+
+async def test_gc_lists_asks_and_tells_what_became_of_each(ctl: Ctl) -> None:
+    """Without a terminal it needs --yes; what has to wait is listed and not asked for; --plan only lists."""
+    waiting = orphan("volume", 3, "seen once; it has to be seen again, in 5 min")
+    ctl.service.left_over = [waiting, orphan("instance", 1), orphan("alarm", 2)]
+    plan = await ctl("gc", "--plan")
+    assert plan.code == 0
+    assert [line.split()[:2] for line in plan.out.splitlines()[1:]] == [
+        [one["kind"], one["id"]] for one in (orphan("instance", 1), orphan("alarm", 2), waiting)
+    ]
+    assert plan.out.splitlines()[-1].endswith("seen once; it has to be seen again, in 5 min")
+    assert (await ctl("gc", "--plan", "--json")).document == ctl.service.left_over
+    alone = await ctl("gc")
+    assert (alone.code, "nobody can be asked here" in alone.err) == (2, True)
+    assert [name for name, _, _ in ctl.service.calls if name == "remove_orphans"] == []
+
+    end = await ctl("gc", "--yes")
+    assert (end.code, end.out.splitlines()[-3:]) == (
+        0,
+        [
+            "i-00000000000000001 is ending",
+            "i-00000000000000001 terminated",
+            "alarm-00000000000000002 deleted",
+        ],
+    )
+    [(_, _, arguments)] = [call for call in ctl.service.calls if call[0] == "remove_orphans"]
+    assert arguments["ids"] == ("i-00000000000000001", "alarm-00000000000000002")
+
+
+async def test_gc_is_1_where_something_could_not_be_removed(ctl: Ctl) -> None:
+    """With --json each outcome is a line, and nothing else."""
+    ctl.service.left_over = [orphan("instance", 1, state="protected")]
+    end = await ctl("gc", "--yes", "--json")
+    assert (end.code, [json.loads(line)["outcome"] for line in end.out.splitlines()]) == (1, ["refused"])
+    assert (await ctl("gc", "--yes")).out.endswith("i-00000000000000001 was not removed: it is protected\n")
+    ctl.service.left_over = []
+    nothing = await ctl("gc")
+    assert (nothing.code, nothing.out) == (0, "nothing is left over\n")
 
 
 async def test_version_tells_both_versions_with_and_without_a_service(ctl: Ctl) -> None:

@@ -40,7 +40,7 @@ from flambed.errors import (
     NotKnownError,
     Problem,
 )
-from tests.fakeservice import CREATOR, FakeService, status
+from tests.fakeservice import CREATOR, FakeService, orphan, status
 
 FILE = f"""\
 name: demo
@@ -160,6 +160,23 @@ async def test_instances_events_doctor_and_health_are_served(api: Api) -> None:
     assert await api.call("GET", "/v1/health") == (200, {"ok": True, "version": "0.1.0"})
     api.service.ok = False
     assert (await api.call("GET", "/v1/health"))[0] == 503
+
+
+async def test_orphans_are_listed_and_their_removal_is_a_stream(api: Api) -> None:
+    """Only those that are named are removed, and each line tells of one."""
+    api.service.left_over = [orphan("instance", 1), orphan("volume", 2), orphan("volume", 3)]
+    assert (await api.call("GET", "/v1/orphans"))[1] == api.service.left_over
+    asked = {"ids": [orphan("instance", 1)["id"], orphan("volume", 2)["id"]]}
+    async with api.http.post("http://localhost/v1/orphans/remove", json=asked) as response:
+        lines = [json.loads(line) for line in (await response.text()).splitlines() if line]
+    assert (response.status, response.content_type) == (200, "application/x-ndjson")
+    assert [(one["kind"], one["outcome"]) for one in lines] == [
+        ("instance", "ending"),
+        ("instance", "removed"),
+        ("volume", "removed"),
+    ]
+    code, word, message = await api.error("POST", "/v1/orphans/remove", json={"ids": "i-1"})
+    assert (code, word, message) == (422, "unreadable", "'ids' must be a list of texts")
 
 
 async def test_logs_why_and_ssh_tell_the_service_who_asks(api: Api) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import signal
 import sqlite3
 import stat
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticSerializationError
 
 from flambed.codec import decode, encode
-from flambed.journal import Entry, Journal, JournalError
+from flambed.journal import Entry, Journal, JournalError, ReadOnlyError
 from flambed.journal.file import APPLICATION_ID, MIGRATIONS
 from flambed.observed.facts import (
     FACTS,
@@ -77,6 +78,12 @@ def held(path: Path) -> Iterator[None]:
     finally:
         other.execute("ROLLBACK")
         other.close()
+
+
+def filled(journal: Journal) -> None:
+    """Let the file grow no more."""
+    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
+    journal._connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def edit(path: Path, *statements: str) -> None:
@@ -142,7 +149,6 @@ async def test_entries_come_back_in_their_order_with_their_cause(journal: Journa
     ]
     assert list(journal.load()) == [*first, *second]
     assert [entry.at for entry in journal.load()] == [0.0, 1.0, 9.0]
-    assert journal.clusters() == ["a", "b"]
 
 
 async def test_what_was_not_committed_is_not_read(journal: Journal) -> None:
@@ -153,24 +159,22 @@ async def test_what_was_not_committed_is_not_read(journal: Journal) -> None:
     assert len(list(journal.load())) == 1
 
 
-async def test_entries_can_be_asked_for_by_cluster_time_and_number(journal: Journal) -> None:
+async def test_entries_can_be_asked_for_by_cluster_and_number(journal: Journal) -> None:
     """The stream of events pages through them by number."""
     journal.append("a", facts(10))
     journal.append("b", facts(10))
     await journal.commit()
 
-    async def numbers(
-        *, cluster: str | None = None, since: float | None = None, after_seq: int = 0, limit: int = 1000
-    ) -> list[int]:
-        found = await journal.entries(cluster=cluster, since=since, after_seq=after_seq, limit=limit)
-        return [entry.seq for entry in found]
+    async def numbers(*, cluster: str | None = None, after: int = 0, limit: int = 1000) -> list[int]:
+        page = await journal.page(cluster=cluster, after=after, limit=limit)
+        assert page.checkpoints == {}
+        return [item.seq for item in page.items]
 
     assert await numbers() == list(range(1, 21))
     assert await numbers(limit=3) == [1, 2, 3]
-    assert await numbers(after_seq=18) == [19, 20]
+    assert await numbers(after=18) == [19, 20]
     assert await numbers(cluster="b", limit=2) == [11, 12]
-    assert await numbers(cluster="b", since=8.0) == [19, 20]
-    assert await numbers(cluster="a", since=5.0, after_seq=6, limit=2) == [7, 8]
+    assert await numbers(cluster="a", after=6, limit=2) == [7, 8]
     assert await numbers(cluster="c") == []
 
 
@@ -182,7 +186,7 @@ async def test_a_forgotten_cluster_is_gone_and_its_numbers_are_not_given_again(p
     journal.forget("new")
     await journal.close()
     journal = Journal.open(path)
-    assert journal.clusters() == ["old"]
+    assert [entry.cluster for entry in journal.load()] == ["old"]
     [entry] = journal.append("newest", facts(1))
     assert entry.seq == 5
     await journal.close()
@@ -237,7 +241,7 @@ async def test_an_entry_of_an_unknown_kind_is_kept_and_left_out(path: Path) -> N
     edit(path, "UPDATE entry SET kind = 'HostBlessed', fact = '{\"at\": 1.0}' WHERE seq = 2")
     journal = Journal.open(path)
     assert [entry.seq for entry in journal.load()] == [1, 3]
-    assert [entry.seq for entry in await journal.entries(limit=2)] == [1, 3]
+    assert [item.seq for item in (await journal.page(limit=2)).items] == [1, 3]
     assert journal.unknown == {"HostBlessed": 1}
     await journal.close()
     connection = sqlite3.connect(path)
@@ -251,7 +255,7 @@ async def test_an_entry_that_cannot_be_read_is_an_error_that_names_it_and_shows_
     journal.append("c-7", facts(1))
     await journal.close()
     edit(path, """UPDATE entry SET fact = '{"at": 1.0, "instance": ["hush"]}'""")
-    with pytest.raises(JournalError, match=r"\(1, HostReached of cluster c-7: instance: .*backup") as caught:
+    with pytest.raises(JournalError, match=r"an entry: 1, HostReached of cluster c-7: instance: .*backup") as caught:
         await reopened(path)
     assert "hush" not in str(caught.value)
 
@@ -320,8 +324,7 @@ async def test_a_cancelled_commit_does_not_take_the_others_with_it(journal: Jour
 async def test_a_full_disk_fails_every_waiter_and_the_next_commit_tries_again(path: Path) -> None:
     """Nothing is lost and the order is kept: what failed is written before what came later."""
     journal = Journal.open(path)
-    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
-    journal._connection.execute(f"PRAGMA max_page_count = {pages}")
+    filled(journal)
     journal.append("c", facts(500))
     answers = await asyncio.gather(journal.commit(), journal.commit(), journal.commit(), return_exceptions=True)
     assert len({id(answer) for answer in answers}) == 3
@@ -344,12 +347,75 @@ async def test_a_full_disk_fails_every_waiter_and_the_next_commit_tries_again(pa
 async def test_a_journal_that_cannot_write_what_is_left_is_released_all_the_same(path: Path) -> None:
     """The error is told, and the next service can open the file."""
     journal = Journal.open(path)
-    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
-    journal._connection.execute(f"PRAGMA max_page_count = {pages}")
+    filled(journal)
     journal.append("c", facts(500))
     with pytest.raises(JournalError, match="make room"):
         await journal.close()
     assert await reopened(path) == []
+
+
+async def test_a_journal_that_cannot_be_written_says_so_once_and_recovers_by_itself(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever watches is told twice: why nothing is begun, and that it is over; nobody else has to try again."""
+    monkeypatch.setattr("flambed.journal.health.RETRY", 0.01)
+    told: list[str | None] = []
+    journal.health.watch(told.append)
+    filled(journal)
+    journal.append("c", facts(500))
+    for _ in range(3):
+        with pytest.raises(JournalError, match="make room"):
+            await journal.commit()
+    assert told == [journal.health.read_only]
+    assert str(told[0]).endswith(
+        "(database or disk is full): make room on its disk; until then the service is read-only: it begins nothing, and "
+        "protection goes on"
+    )
+    with pytest.raises(ReadOnlyError, match="until then the service is read-only"):
+        journal.health.check()
+    journal._connection.execute("PRAGMA max_page_count = 1000000")
+    async with asyncio.timeout(10):
+        await journal.health.good()
+    assert told[1:] == [None]
+    assert len(list(journal.load())) == 500
+    journal.health.check()
+
+
+async def test_a_journal_is_closed_while_it_tries_again(path: Path) -> None:
+    """It tries once more, tells what is lost, and no task is left behind."""
+    journal = Journal.open(path)
+    filled(journal)
+    journal.append("c", facts(500))
+    with pytest.raises(JournalError):
+        await journal.commit()
+    with pytest.raises(JournalError, match="make room"):
+        await journal.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert await reopened(path) == []
+
+
+async def test_a_commit_that_failed_half_way_is_written_whole_by_the_next_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes a part of the write-ahead log's pages and then no more; and again, and again."""
+    journal = Journal.open(path)
+    journal.append("c", facts(10))
+    await journal.commit()
+    journal.append("c", facts(2000))
+    log = path.with_name(f"{path.name}-wal")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for share in (100, 5_000, 20_000, 60_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + share, before[1]))
+        try:
+            with pytest.raises(JournalError, match="cannot be written"):
+                await journal.commit()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [entry.seq for entry in journal.load()] == list(range(1, 11))
+    await journal.commit()
+    assert [entry.seq for entry in journal.load()] == list(range(1, 2011))
+    await journal.close()
+    assert len(await reopened(path)) == 2010
 
 
 # --- opening
@@ -421,7 +487,7 @@ async def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(path: P
     await reopened(path)
     edit(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     before = path.read_bytes()
-    with pytest.raises(JournalError, match=r"newer flambed \(schema 2; this version knows 1\): run that version"):
+    with pytest.raises(JournalError, match=r"newer flambed \(schema \d; this version knows \d\): run that version"):
         Journal.open(path)
     assert path.read_bytes() == before
 
@@ -455,7 +521,7 @@ async def test_each_migration_leads_from_one_schema_to_the_next(path: Path, monk
     monkeypatch.setattr("flambed.journal.file.MIGRATIONS", (*MIGRATIONS, broken[:1]))
     assert len(await reopened(path)) == 2
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
     assert connection.execute("SELECT since FROM creator").fetchall() == []
     connection.close()
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flambed.actions import Protection
+from flambed.aws import Answer
 from flambed.errors import Reason
 from flambed.keeper import Keeper
 from flambed.observed.facts import AlarmArmed, AlarmLacking, AlarmRemoved, BecameBusy, BecameIdle, PointsSeeded
@@ -194,6 +195,35 @@ async def test_a_wanted_alarm_is_put_at_once_and_only_once() -> None:
 
 
 @virtual
+async def test_an_alarm_carries_the_tags_of_its_cluster_from_its_creation_on() -> None:
+    """They are no part of what is compared: one that was made without them is right all the same."""
+    cloud, tags = Cloud(), {"flambed:cluster": "c1", "flambed:daemon": "d1"}
+    listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+    async with opened(cloud) as (region, keeper):
+        config = protect.alarm(HOST, 60, 0.5, region=region.name)
+        await cloud.cloudwatch.put_metric_alarm(**config)
+        region.keeper.forget(ME)
+        keeper.want(ME, table(), cloud.heard.take, tags)
+        await asyncio.sleep(0.1)
+        assert len(cloud.cloudwatch.of("put_metric_alarm")) == 1, "it is as it should be"
+        keeper.want(ME, table((HOST, ids([2])[0])), cloud.heard.take, tags)
+        await asyncio.sleep(0.1)
+    assert list(cloud.cloudwatch.tags.values()) == [[], listed]
+
+
+@virtual
+async def test_an_alarm_is_put_without_tags_where_tagging_is_not_permitted() -> None:
+    """That takes a permission of its own; the protection matters more."""
+    cloud = Cloud()
+    async with opened(cloud) as (_, keeper):
+        cloud.cloudwatch.fail("put_metric_alarm", client_error("AccessDenied", "cloudwatch:TagResource", 403))
+        keeper.want(ME, table(), cloud.heard.take, {"flambed:daemon": "d1"})
+        await asyncio.sleep(0.1)
+    assert ["Tags" in params for params in cloud.cloudwatch.of("put_metric_alarm")] == [True, False]
+    assert cloud.heard.kinds() == ["AlarmArmed"]
+
+
+@virtual
 async def test_a_fresh_id_that_cloudwatch_does_not_know_is_tried_again_quietly() -> None:
     """Its refusal passes within minutes, and nobody is told of it."""
     cloud = Cloud()
@@ -210,7 +240,7 @@ async def test_a_fresh_id_that_cloudwatch_does_not_know_is_tried_again_quietly()
 async def test_a_refusal_that_lasts_five_minutes_is_told_once_and_still_tried() -> None:
     """The cluster knows that the host is not protected, and it is when CloudWatch comes to its senses."""
     cloud = Cloud()
-    cloud.cloudwatch.fail("put_metric_alarm", *[client_error("ValidationError")] * 15)
+    cloud.cloudwatch.fail("put_metric_alarm", *[client_error("ValidationError")] * 25)
     async with opened(cloud) as (_region, keeper):
         keeper.want(ME, table(), cloud.heard.take)
         await asyncio.sleep(1200)
@@ -445,6 +475,26 @@ async def test_an_adopted_host_with_the_right_alarm_is_seeded_all_the_same() -> 
         region.keeper.want(ME, table(seed=True), cloud.heard.take)
         await asyncio.sleep(10)
     assert cloud.heard.kinds() == ["PointsSeeded", "AlarmArmed"]
+
+
+@virtual
+async def test_one_host_that_ec2_does_not_know_holds_up_none_of_the_others() -> None:
+    """The call for all of them fails because of it, so each is seeded by itself."""
+    cloud = Cloud()
+    unknown = "i-0000000000000dead"
+    monitor = cloud.ec2.monitor_instances
+
+    async def monitor_instances(**params: Any) -> Answer:
+        answer = await monitor(**params)
+        if unknown in params["InstanceIds"]:
+            raise client_error("InvalidInstanceID.NotFound", f"The instance IDs '{unknown}' do not exist")
+        return answer
+
+    cloud.ec2.monitor_instances = monitor_instances  # type: ignore[method-assign]
+    async with cloud.region(survey_interval=NO_SURVEY) as region:
+        region.keeper.want(ME, table((HOST, unknown), seed=True), cloud.heard.take)
+        await asyncio.sleep(30)
+    assert [fact.instance for fact in cloud.heard.of(AlarmArmed)] == [HOST]
 
 
 @virtual

@@ -187,6 +187,7 @@ async def test_ebs_optimized_is_asked_for_only_where_it_is_a_choice(kind: str, o
 def test_a_launch_is_one_call_with_everything_in_it() -> None:
     """The whole call, literally: tags and volumes at launch, so that a half-done launch can be found."""
     listed = [{"Key": "creator", "Value": "me"}, {"Key": "Name", "Value": "c_factory"}]
+    proven = [*listed, {"Key": "flambed:launch", "Value": "id-1-0"}]
     assert launch.run_instances_params(cluster(), spec(), "id-1-0", TAGS, b"#cloud-config\n") == {
         "ClientToken": "id-1-0",
         "MinCount": 1,
@@ -207,8 +208,8 @@ def test_a_launch_is_one_call_with_everything_in_it() -> None:
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 2, "HttpEndpoint": "enabled"},
         "TagSpecifications": [
-            {"ResourceType": "instance", "Tags": listed},
-            {"ResourceType": "volume", "Tags": listed},
+            {"ResourceType": "instance", "Tags": proven},
+            {"ResourceType": "volume", "Tags": proven},
             {"ResourceType": "network-interface", "Tags": listed},
         ],
         "UserData": b"#cloud-config\n",
@@ -290,7 +291,8 @@ async def test_a_launch_answers_with_the_instances_that_were_made() -> None:
     cloud = cloud_with()
     fact = await launch.launch(cloud.region(), cluster(), spec(), "id-1-0", TAGS, b"x")
     assert fact.token == "id-1-0"
-    assert [(i.id, i.state, i.tags) for i in fact.instances] == [(i, "pending", TAGS) for i in ids([1, 2, 3])]
+    proven = {**TAGS, "flambed:launch": "id-1-0"}
+    assert [(i.id, i.state, i.tags) for i in fact.instances] == [(i, "pending", proven) for i in ids([1, 2, 3])]
     assert len(cloud.ec2.of("run_instances")) == 1
 
 

@@ -246,7 +246,7 @@ def test_a_log_made_by_itself_can_be_captured_in_tests() -> None:
         ("control.listening", {"path": "/run/x", "key": "hush"}, "'key' is not declared"),
         ("control.listening", {}, "'path' is missing"),
         ("control.listening", {"path": ["hush"]}, "'path' is of the type list, which is no text"),
-        ("journal.failed", {"message": Path("hush")}, "'message' is of the type PosixPath, which is no text"),
+        ("journal.read_only", {"message": Path("hush")}, "'message' is of the type PosixPath, which is no text"),
     ],
 )
 def test_what_is_not_declared_is_an_error_in_tests_and_a_note_in_production(
@@ -467,7 +467,7 @@ def test_a_line_is_one_line_whatever_it_quotes(text: str) -> None:
     """Line breaks, control characters, any language, and characters that are none."""
     stream = io.StringIO()
     log = configure("json", "info", stream, strict=True)
-    log.emit("journal.failed", message=f"{text}\ud800\n\x1b[2J")
+    log.emit("journal.read_only", message=f"{text}\ud800\n\x1b[2J")
     [line] = stream.getvalue().split("\n")[:-1]
     assert line.isascii()
     assert json.loads(line)["message"] == f"{scrub(text)}\ud800\n\x1b[2J"
@@ -494,13 +494,13 @@ def test_the_console_shows_what_is_there_and_lets_no_message_touch_the_terminal(
     """Nulls are left out, escape sequences are shown and not obeyed, a message forges no line, a crash is readable."""
     stream = io.StringIO()
     log = configure("console", "info", stream, strict=True)
-    log.emit("journal.failed", message="full\n2026 [info] all is well\x1b[2J")
-    log.emit("journal.failed", message="\x1b[2J", cluster="\x1b[2J")
+    log.emit("journal.read_only", message="full\n2026 [info] all is well\x1b[2J")
+    log.emit("journal.read_only", message="\x1b[2J", cluster="\x1b[2J")
     log.emit("service.configured", source=None, settings={"\x1b[2J": "\x1b[2J"})
     log.emit("log.undeclared", of="\r", problems=["\x1b[2J\n"])
     log.emit("loop.crashed", error="KeyError", traceback="Traceback\n  line 1 \x1b[2J\nKeyError")
     first, _, _, _, _, *crash = stream.getvalue().splitlines()
-    assert "journal.failed" in first
+    assert "journal.read_only" in first
     assert "full\\n2026" in first
     assert "cluster" not in first
     assert not {"\x1b", "\r"} & set(stream.getvalue())

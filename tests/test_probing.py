@@ -40,7 +40,7 @@ class Hosts:
 
 def wanted(**changes: Any) -> dict[str, Protection]:
     """Return the protection of one factory with a timeout of an hour that can be asked."""
-    question = {
+    question: dict[str, Any] = {
         "address": "127.0.0.9", "host_key": "ssh-ed25519 A", "username": "ubuntu", "minutes": 60, "threshold": 0.5,
         "hold_until": None, "experiment": False, "votes": (), "mute": False,
     }  # fmt: skip
@@ -58,7 +58,7 @@ async def opened(
     """Open a region with one host that can be asked."""
     async with cloud.region(survey_interval=1e9, memory=memory if memory is not None else {}) as region:
         region.subscribe(ME, cloud.heard.take)
-        region.keeper.want(ME, wanted(**changes), cloud.heard.take, hosts.ask)
+        region.keeper.want(ME, wanted(**changes), cloud.heard.take, ask=hosts.ask)
         yield region.keeper
 
 
@@ -196,7 +196,7 @@ async def test_a_new_timeout_and_a_hold_are_told_to_the_timer_at_once() -> None:
         await asyncio.sleep(MINUTE)
         until = keeper.region.clock.now() + 3600
         for changes in ({"minutes": 120}, {"minutes": 120, "hold_until": until}):
-            keeper.want(ME, wanted(**changes), cloud.heard.take, hosts.ask)
+            keeper.want(ME, wanted(**changes), cloud.heard.take, ask=hosts.ask)
             await asyncio.sleep(1)
     assert [(question.minutes, round(hold, -1)) for _, question, hold in hosts.asked] == [
         (60, 0),
@@ -212,7 +212,9 @@ async def test_a_host_that_cannot_be_asked_is_left_alone() -> None:
     cloud, hosts = Cloud(), Hosts()
     async with opened(cloud, hosts) as keeper:
         [(host, protection)] = wanted().items()
-        keeper.want(ME, {host: Protection(**{**_fields(protection), "question": None})}, cloud.heard.take, hosts.ask)
+        keeper.want(
+            ME, {host: Protection(**{**_fields(protection), "question": None})}, cloud.heard.take, ask=hosts.ask
+        )
         await asyncio.sleep(60 * MINUTE)
     assert len(hosts.asked) <= 1
 

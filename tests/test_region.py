@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from flambed.aws import AwsError
+from flambed.clock import Clock
 from flambed.errors import Reason
 from flambed.observed.facts import ClusterSurveyed, StateNotified
+from flambed.observed.instance import Failure
 from flambed.pacing import Rank
-from flambed.region import STRAYS
+from flambed.plan.draft import again_at
+from flambed.region import LONGEST_PAUSE, STRAYS
 from flambed.sharing import Shared
 from flambed.tasks import end, supervise
 from tests.fakes import ME, Cloud, Recorder, client_error, cluster_tags, ids, instance
@@ -26,6 +29,18 @@ YOU = ("you", "c")
 def state(host: str, word: str = "running") -> StateNotified:
     """Return an event of the inbox."""
     return StateNotified(at=START, instance=host, state=word)
+
+
+@virtual
+async def test_whoever_failed_waits_twice_as_long_each_time_and_never_longer_than_half_a_minute() -> None:
+    """So that the end of an outage is noticed within half a minute, by the service's clock, the lab's too."""
+    region = Cloud().region()
+    assert [region.pause(failures) for failures in (1, 2, 3, 5, 6, 1_000)] == [1, 2, 4, 16, 30, 30]
+    assert region.pause(6, most=15.0) == 15
+    region.clock = Clock(minute=6.0)
+    assert region.pause(1_000) == 3
+    lasting = Failure(reason=Reason.TRANSIENT, code="", message="", at=START, since=START, tries=1_000)
+    assert again_at(lasting) == START + LONGEST_PAUSE
 
 
 @virtual

@@ -62,10 +62,8 @@ class Rules:
             NotAllowedError: the caller is neither the owner nor an admin.
         """
         if not self.may_act(caller, owner):
-            raise NotAllowedError(
-                f"{caller} may not {doing}: it belongs to uid {owner}; ask its owner, "
-                f"or a member of the group {self.admin_group}"
-            )
+            whose = f"it belongs to uid {owner}; ask its owner, or" if owner >= 0 else "nothing tells whose it is; ask"
+            raise NotAllowedError(f"{caller} may not {doing}: {whose} a member of the group {self.admin_group}")
 
     def check_admin(self, caller: Caller, doing: str) -> None:
         """Refuse a caller who is no admin.

@@ -151,6 +151,28 @@ class Terminate(Action):
         return tuple(Key("terminate", instance) for instance in self.instances)
 
 
+@dataclass(frozen=True, slots=True)
+class CleanUp(Action):
+    """Delete those of these volumes that have outlived the instances they were to go with. -> VolumesRemoved, VolumesLeft"""
+
+    volumes: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return tuple(Key("clean_up", volume) for volume in self.volumes)
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo(Action):
+    """Take the proof that we created them off volumes that are not to go with their instance. -> VolumesLeft"""
+
+    volumes: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return tuple(Key("let_go", volume) for volume in self.volumes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One host that seems to be due, as the verdict on it needs it (see `verdict.Evidence`)."""

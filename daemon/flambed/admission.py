@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flambed import desired, ssh
+from flambed import desired, recovery, ssh
 from flambed.access import Caller, Rules
 from flambed.cluster import Member
 from flambed.desired import Cluster, Role
@@ -13,16 +13,21 @@ from flambed.journal import Journal
 from flambed.keys import KeyStore
 from flambed.observed import facts, survey
 from flambed.observed.facts import Seen
+from flambed.observed.lookout import Custodian
+from flambed.recovery import Lost
 from flambed.region import Region
+from flambed.tags import CLUSTER_TAG
 
 
 class Admission:
     """Lets an `up` in, or says why not."""
 
-    def __init__(self, access: Rules, journal: Journal, keys: KeyStore) -> None:
+    def __init__(self, access: Rules, journal: Journal, keys: KeyStore, custodian: Custodian) -> None:
+        """Prepare it: who may do what, who used which creator first, which login keys are kept, what is ours."""
         self._access = access
         self._journal = journal
         self._keys = keys
+        self._custodian = custodian
 
     def read(self, caller: Caller, document: str, ref: str, overrides: Sequence[str]) -> Cluster:
         """Return what a document describes.
@@ -58,9 +63,13 @@ class Admission:
                 f"{wanted.name} of {wanted.creator} lives in {world.region}; take it down first, or give the one in "
                 f"{region.name} another name"
             )
-        old, new = before.machine_fields(), wanted.machine_fields()
-        changed = sorted(name for name in new if old[name] != new[name])
-        if changed and (world.intents or any(i.alive for i in world.instances.values())):
+        living = [i for i in world.instances.values() if i.alive]
+        if world.recovered:
+            changed = recovery.differences(before, {i.role for i in living}, wanted)
+        else:
+            old, new = before.machine_fields(), wanted.machine_fields()
+            changed = sorted(name for name in new if old[name] != new[name])
+        if changed and (world.intents or living):
             raise ConflictError(
                 f"{', '.join(changed)} cannot change on machines that exist: take {wanted.name} down and up again, or "
                 "give the new one another name"
@@ -72,12 +81,12 @@ class Admission:
         One that its owner brings back in its region goes on with its history instead.
 
         Raises:
-            ConflictError: alarms of the old one are still being removed.
+            ConflictError: alarms or volumes of the old one are still being removed.
         """
         world = member.world
         if world.phase != "gone" or (member.region is region and world.owner == caller.uid):
             return False
-        if any(i.alarm_left for i in world.instances.values()):
+        if member.alarms_left:
             name = "/".join(member.identity)
             raise ConflictError(f"alarms of the {name} that is gone are still being removed; try again in a minute")
         return True
@@ -100,22 +109,26 @@ class Admission:
 
     async def look(
         self, caller: Caller, wanted: Cluster, member: Member | None, region: Region
-    ) -> facts.ClusterSurveyed:
+    ) -> tuple[facts.ClusterSurveyed, Lost | None]:
         """Look up what exists, before anything is said or launched; refuse what may not be adopted.
 
+        Returns:
+            What was seen; and, where the cluster is not known and its instances are ours all the same, what is told of it.
+
         Raises:
-            NotAllowedError: instances that this service did not launch would have to be adopted.
+            NotAllowedError: instances that this service did not launch would have to be adopted, or its record was lost
+                and its tags say that it is somebody else's.
             ConflictError: two orchestrators carry the name.
             AwsError: EC2 did not answer.
         """
         found, began = await survey.find(region, wanted.creator, wanted.name)
         known = member.world.instances if member else {}
+        lost = None if member else self._lost(caller, wanted, found)
+        cluster_id = member.cluster_id if member else lost.cluster_id if lost else None
         foreign = [
             s
             for s in found
-            if s.id not in known
-            and _exists(s)
-            and (member is None or s.tags.get("flambed:cluster") != member.cluster_id)
+            if s.id not in known and _exists(s) and (cluster_id is None or s.tags.get(CLUSTER_TAG) != cluster_id)
         ]
         if foreign and not self._access.may_adopt(caller, wanted.creator):
             ids = ", ".join(s.id for s in foreign)
@@ -129,7 +142,14 @@ class Admission:
                 f"two orchestrators are called {wanted.name}: {' and '.join(orchestrators)}. Neither was touched: "
                 "terminate one, or change its tag Cluster-Name"
             )
-        return facts.ClusterSurveyed(at=region.clock.now(), instances=found, began=began)
+        return facts.ClusterSurveyed(at=region.clock.now(), instances=found, began=began), lost
+
+    def _lost(self, caller: Caller, wanted: Cluster, found: Sequence[Seen]) -> Lost | None:
+        custodian = self._custodian
+        for lost in recovery.lost(found, daemons=custodian.daemons, known=custodian.known):
+            self._access.check_act(caller, lost.owner, f"take on {wanted.name}, whose record was lost")
+            return lost
+        return None
 
 
 def _exists(seen: Seen) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from flambed import __version__, access, desired, log, settings
+from flambed import __version__, access, daemonid, desired, journaltool, log, settings
 from flambed.aws import Aws
 from flambed.clock import Clock
 from flambed.control import Control
@@ -37,9 +37,11 @@ async def serve(config: Settings, source: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as open_:
-        journal = Journal.open(state / "journal.sqlite")
+        kept = daemonid.read(state)
+        journal = Journal.open(state / "journal.sqlite", daemon_id=kept[0] if kept else None)
         open_.push_async_callback(journal.close)
         emit.emit("journal.opened", path=str(journal.path), daemon_id=journal.daemon_id)
+        earlier = daemonid.keep(state, journal.daemon_id, kept)
         aws = Aws()
         open_.push_async_callback(aws.close)
         bench = Bench(
@@ -49,12 +51,13 @@ async def serve(config: Settings, source: Path | None) -> None:
             keys=KeyStore(state),
             outputs=Outputs(state),
             ssh_slots=asyncio.Semaphore(config.ssh.parallel),
+            predecessors=frozenset({*config.predecessors, *earlier}),
         )
         clock = Clock.from_environ(os.environ)
         fleet = Fleet(aws=aws, bench=bench, journal=journal, clock=clock, log=emit)
         open_.push_async_callback(fleet.close)
         await fleet.start()
-        service = Service(fleet, bench=bench, journal=journal, clock=clock)
+        service = Service(fleet, bench=bench, journal=journal, clock=fleet.clock)
         rules = access.Rules(config.admin_group, config.creators)
         control = Control(service, rules=rules, emit=emit.emit)
         await control.start(socket)
@@ -84,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("schema: choose cluster, settings or events")
         return _schema(options.of)
     try:
+        if options.command == "journal":
+            return journaltool.main(options)
         config = settings.load(options.config, os.environ, socket=options.socket, state_dir=options.state_dir)
         asyncio.run(serve(config, settings.file_of(options.config, os.environ)))
     except ClusterConfigurationError as error:
@@ -129,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--state-dir", type=_absolute, metavar="DIR", help="where keys and journal are kept")
     run.add_argument("--socket", type=_absolute, metavar="PATH", help="where the control socket is opened")
+    journaltool.add_parser(commands)
     commands.add_parser("lab", help="run a pretend AWS with pretend hosts", add_help=False)
     schema = commands.add_parser("schema", help="print a JSON Schema")
     schema.add_argument(

@@ -35,6 +35,9 @@ class Ec2(Protocol):
     async def start_instances(self, **params: Any) -> Answer: ...
     async def monitor_instances(self, **params: Any) -> Answer: ...
     async def create_tags(self, **params: Any) -> Answer: ...
+    async def delete_tags(self, **params: Any) -> Answer: ...
+    async def describe_volumes(self, **params: Any) -> Answer: ...
+    async def delete_volume(self, **params: Any) -> Answer: ...
     async def describe_images(self, **params: Any) -> Answer: ...
     async def describe_instance_types(self, **params: Any) -> Answer: ...
     async def describe_instance_type_offerings(self, **params: Any) -> Answer: ...
@@ -47,6 +50,7 @@ class CloudWatch(Protocol):
     async def put_metric_alarm(self, **params: Any) -> Answer: ...
     async def describe_alarms(self, **params: Any) -> Answer: ...
     async def delete_alarms(self, **params: Any) -> Answer: ...
+    async def list_tags_for_resource(self, **params: Any) -> Answer: ...
     async def put_metric_data(self, **params: Any) -> Answer: ...
     async def get_metric_data(self, **params: Any) -> Answer: ...
 
@@ -56,6 +60,9 @@ class Sqs(Protocol):
 
     async def receive_message(self, **params: Any) -> Answer: ...
     async def delete_message_batch(self, **params: Any) -> Answer: ...
+    async def list_queue_tags(self, **params: Any) -> Answer: ...
+    async def tag_queue(self, **params: Any) -> Answer: ...
+    async def untag_queue(self, **params: Any) -> Answer: ...
 
 
 class Ssm(Protocol):
@@ -103,8 +110,7 @@ _ADVICE: Final[Mapping[Reason, str]] = {
     Reason.NOT_PERMITTED: "check the service's credentials and their permissions: `flambectl doctor`",
     Reason.QUOTA: "ask AWS for a higher quota, or terminate what is not needed",
     Reason.NO_CAPACITY: "asked for again; another zone's subnet or another instance type may have some",
-    Reason.THROTTLED: "AWS is asked too often; flambed waits and asks again by itself",
-    Reason.TRANSIENT: "asked again by itself",
+    Reason.THROTTLED: "AWS asks for fewer calls; that passes",
     Reason.PROTECTED: "switch its termination protection off if it is really to end",
 }
 
@@ -115,7 +121,7 @@ _CODES: Final[Mapping[Reason, frozenset[str]]] = {
     Reason.TRANSIENT: frozenset({
         "InternalError", "InternalFailure", "InternalServiceFault", "InternalServerError", "ServerInternal",
         "Unavailable", "ServiceUnavailable", "ConcurrentTagAccess", "IncorrectInstanceState", "IncorrectState",
-        "RequestTimeout", "RequestTimeoutException",
+        "RequestTimeout", "RequestTimeoutException", "VolumeInUse",
     }),
     Reason.NO_CAPACITY: frozenset({
         "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity", "InsufficientFreeAddressesInSubnet",
@@ -146,12 +152,15 @@ _MOST_WORDS: Final = 1_000
 _REASONS: Final[Mapping[str, Reason]] = {code: reason for reason, codes in _CODES.items() for code in codes}
 
 _NO_CREDENTIALS: Final = (
-    sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError, sdk.TokenRetrievalError,
-    sdk.NoAuthTokenError, sdk.MetadataRetrievalError, sdk.RefreshWithMFAUnsupportedError, sdk.SSOError,
-    sdk.ProfileNotFound, sdk.UnknownCredentialError,
+    sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.NoAuthTokenError, sdk.RefreshWithMFAUnsupportedError,
+    sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound, sdk.UnknownCredentialError,
 )  # fmt: skip
 
-_NETWORK: Final = (sdk.ConnectionError, sdk.HTTPClientError, sdk.IncompleteReadError, ResponseParserError)
+_NETWORK: Final = (
+    sdk.ConnectionError, sdk.HTTPClientError, sdk.IncompleteReadError, ResponseParserError,
+    sdk.CredentialRetrievalError, sdk.MetadataRetrievalError,
+)  # fmt: skip
+"""AWS, or where the credentials come from, was not reached: a launch must not be given up for that."""
 
 
 def code_of(error: Exception) -> str:
@@ -166,9 +175,9 @@ def reason_of(error: Exception) -> Reason:
     if isinstance(error, sdk.ClientError):
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
         return _reason_of_code(code_of(error), status)
-    if isinstance(error, _NO_CREDENTIALS):
-        return Reason.NOT_PERMITTED
-    return Reason.TRANSIENT if isinstance(error, _NETWORK) else Reason.BAD_REQUEST
+    if isinstance(error, _NETWORK):
+        return Reason.TRANSIENT
+    return Reason.NOT_PERMITTED if isinstance(error, _NO_CREDENTIALS) else Reason.BAD_REQUEST
 
 
 def _reason_of_code(code: str, status: int) -> Reason:

@@ -92,6 +92,17 @@ _KINDS: Final = (
     ),
     EventKind("cluster.events_resumed", "info", "The events of its region can be read again.", fact=facts.EventsResumed),
     EventKind("cluster.hold_released", "info", "Somebody ended the hold.", {"by": _BY}, facts.HoldReleased),
+    EventKind(
+        "cluster.found", "warning", "A cluster of ours was found by its tags: its record was lost. Nothing is done to it until somebody runs `up` or `down`.",
+        {
+            "name": text("the cluster's name", "desired.name"),
+            "creator": text("its creator", "desired.creator"),
+            "region": _REGION,
+            "owner": whole("the uid that its tags name as its owner; -1: they do not"),
+            "instances": texts("those that were found", _ids),
+        },
+        facts.ClusterFound,
+    ),
     # --- clusters as a whole
     EventKind("cluster.resumed", "info", "The service came up and goes on with this cluster.", fact=facts.ServiceStarted),
     EventKind(
@@ -227,6 +238,16 @@ _KINDS: Final = (
         facts.Judged,
     ),
     EventKind(
+        "volume.removed", "info", "Volumes of instances that ended do not exist any more.",
+        {"volumes": texts("their ids"), "deleted": texts("those that had outlived their instance, and were deleted")},
+        facts.VolumesRemoved,
+    ),
+    EventKind(
+        "volume.left", "info", "Volumes outlive their instance because they are to; nothing deletes them any more.",
+        {"volumes": texts("their ids")},
+        facts.VolumesLeft,
+    ),
+    EventKind(
         "instance.start_accepted", "info", "EC2 took the request to start stopped instances.",
         {"instances": texts("their ids")},
         facts.StartAccepted,
@@ -328,12 +349,54 @@ _KINDS: Final = (
         {"region": _REGION, "instances": whole("how many were seen"), "clusters": whole("of how many clusters")},
     ),
     EventKind(
+        "orphan.found", "warning",
+        "Something of ours belongs to no cluster that is known, and bills: see `flambectl gc --plan`.",
+        {
+            "region": _REGION,
+            "kind": text("instance, alarm or volume"),
+            "id": text("its id, of an alarm its name"),
+            "cluster_id": text("the id of the cluster that its tags name"),
+        },
+    ),
+    EventKind(
+        "orphan.removed", "info", "Something that belonged to no cluster was removed, as was asked for.",
+        {"region": _REGION, "kind": text("instance, alarm or volume"), "id": text("its id, of an alarm its name")},
+    ),
+    EventKind(
         "aws.throttled", "warning", "AWS refused a call because there were too many; it is made again, later.",
         {"region": _REGION, "call": text("its name, as RunInstances")},
     ),
     EventKind(
         "aws.call_failed", "debug", "A call to AWS failed.",
         {"region": _REGION, "call": text("its name, as RunInstances"), **_FAILURE},
+    ),
+    EventKind(
+        "cluster.unclear", "warning", "Instances of ours were found whose record was lost, and their tags do not make a cluster.",
+        {"region": _REGION, "message": _MESSAGE},
+    ),
+    EventKind(
+        "daemon.other_seen", "warning", "Another service has instances in this account and region; they are left alone.",
+        {
+            "region": _REGION,
+            "daemon": text("the id of that service"),
+            "instances": whole("how many instances of it are alive"),
+            "clusters": texts("which clusters they belong to, as CREATOR/NAME"),
+        },
+    ),
+    EventKind(
+        "queue.shared", "error",
+        "Another service reads this queue, and each takes the other's events: give each a queue and a state folder of its own.",
+        {
+            "region": _REGION,
+            "daemon": text("the id of that service; the same as ours: it runs on a copy of our state folder"),
+            "host": text("the machine that it runs on"),
+            "seconds": number("how long ago it said so"),
+        },
+    ),
+    EventKind("queue.own_again", "info", "Nobody else reads this queue any more.", {"region": _REGION}),
+    EventKind(
+        "queue.not_marked", "info", "The queue cannot be marked as ours, so another service that reads it would not be noticed.",
+        {"region": _REGION, "code": _CODE, "message": _MESSAGE},
     ),
     # --- the service itself
     EventKind(
@@ -377,7 +440,19 @@ _KINDS: Final = (
         },
     ),
     EventKind(
-        "journal.failed", "error", "The journal could not be written: nothing new is begun until it can.",
+        "journal.read_only", "error",
+        "The journal cannot be written: the service begins nothing until it can; protection that stands goes on.",
+        {"message": _MESSAGE},
+    ),
+    EventKind(
+        "journal.writable", "info", "The journal can be written again; all that happened meanwhile is on disk.",
+    ),
+    EventKind(
+        "journal.compacted", "info", "What was old in the journal was folded into checkpoints.",
+        {"clusters": whole("of how many clusters")},
+    ),
+    EventKind(
+        "journal.not_compacted", "warning", "The journal could not be made smaller; it is whole, and it is tried again.",
         {"message": _MESSAGE},
     ),
     EventKind(

@@ -1,7 +1,7 @@
 """The service's clock: the time of day, or the lab's when a lab minute is shorter than a real one.
 
 It tells the time of everything that CloudWatch counts: points, alarms, votes, timeouts, and when a fact became known.
-Pauses and deadlines of calls are real seconds on the loop's monotonic clock, and need no clock of ours.
+Pauses between tries last as long as it says; deadlines of calls are real seconds, and need no clock of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ipaddress
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,16 +23,38 @@ LAB_MINUTE: Final = "FLAMBED_LAB_MINUTE"
 _ENDPOINT: Final = "AWS_ENDPOINT_URL"
 
 
+def since_boot() -> float:
+    """Return the seconds since this machine booted, those in which it was suspended among them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Tells the time. `minute` is how many real seconds one minute of it lasts."""
+    """Tells the time: what the machine's clock said when it was made, and the seconds that have passed since.
+
+    So whoever sets the machine's clock while the service runs changes nothing: every pause, deadline and timeout that is
+    reckoned from an earlier time would be wrong by as much. How far AWS's own clock is from ours a region learns itself.
+
+    Attributes:
+        minute: how many real seconds one minute of it lasts.
+        ahead: seconds by which the time of day is ahead of `since_boot`.
+    """
 
     minute: float = 60.0
+    ahead: float = field(default_factory=lambda: time.time() - since_boot())
+
+    def system(self) -> float:
+        """Return the time of day as this machine had it at the start, UNIX seconds, whatever a minute lasts."""
+        return since_boot() + self.ahead
 
     def now(self) -> float:
         """Return the time, UNIX seconds."""
-        real = time.time()
+        real = self.system()
         return real if self.minute == 60.0 else ANCHOR + (real - ANCHOR) * 60.0 / self.minute
+
+    def not_before(self, at: float) -> Clock:
+        """Return this clock, or one that is so far ahead of it that what is written down as of `at` has happened."""
+        return replace(self, ahead=self.ahead + max(0.0, self.real(at - self.now())))
 
     def real(self, seconds: float) -> float:
         """Return how many real seconds these seconds of the clock last."""

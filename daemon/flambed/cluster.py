@@ -13,7 +13,7 @@ from typing import Any
 from flambed.actions import Action, Protection
 from flambed.errors import StepError
 from flambed.hands import Bench, Hands
-from flambed.journal import Journal, JournalError
+from flambed.journal import Journal
 from flambed.log import Log
 from flambed.loop import ClusterLoop, Happened
 from flambed.observed.facts import Fact, Key, ServiceStarted
@@ -21,6 +21,7 @@ from flambed.observed.instance import Instance, Stage
 from flambed.observed.world import World
 from flambed.plan import Rules
 from flambed.region import Region
+from flambed.tags import CLUSTER_TAG, DAEMON_TAG
 from flambed.tasks import end, supervise
 
 
@@ -50,7 +51,6 @@ class Member:
         self.cluster_id = cluster_id
         self.region = region
         self.rules = rules
-        self.writable = True
         self._bench = bench
         self._log = log.bind(cluster=identity[1])
         self._on_change = on_change
@@ -63,6 +63,16 @@ class Member:
     def world(self) -> World:
         """What is known of it."""
         return self.loop.world
+
+    @property
+    def alarms_left(self) -> bool:
+        """Whether alarms of its hosts may have to be removed still; a volume is found by its tags (`gc`), an alarm may not be."""
+        return any(i.alarm_left for i in self.world.instances.values())
+
+    @property
+    def leftovers(self) -> bool:
+        """Whether alarms or volumes of its hosts may have to be removed still: its record is needed for that."""
+        return any(i.alarm_left or i.volumes_left for i in self.world.instances.values())
 
     def start(self) -> None:
         """Begin to turn, and to receive the region's facts; what was under way before is not any more."""
@@ -97,7 +107,8 @@ class Member:
 
     def protect(self, table: Mapping[str, Protection], emit: Callable[[Fact], None]) -> None:
         """Hand the protection table to the region's keeper."""
-        self.region.keeper.want(self.identity, table, emit, self._hands.ask)
+        tags = {CLUSTER_TAG: self.cluster_id, DAEMON_TAG: self._bench.daemon}
+        self.region.keeper.want(self.identity, table, emit, tags, self._hands.ask)
 
     def told(self, happened: Sequence[Happened]) -> None:
         """Write the log, route events, and wake whoever watches."""
@@ -130,12 +141,6 @@ class Member:
             error=f"{type(error).__name__}: {error}",
             traceback=error,
         )
-
-    def journal_failed(self, error: JournalError | None) -> None:
-        """Log that nothing is done until the journal can be written."""
-        self.writable = error is None
-        if error is not None:
-            self._log.emit("journal.failed", message=str(error))
 
     def _forget_keys(self) -> None:
         try:

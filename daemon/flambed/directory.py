@@ -45,9 +45,8 @@ class Directory:
             ConflictError: NAME alone is ambiguous.
         """
         creator, slash, name = ref.rpartition("/")
-        found = (
-            [m for m in self if m.identity == (creator, name)] if slash else [m for m in self if m.identity[1] == ref]
-        )
+        known = [m for m in self if m.world.desired is not None]
+        found = [m for m in known if (m.identity == (creator, name) if slash else m.identity[1] == ref)]
         if not found:
             raise NotKnownError(f"there is no cluster {ref!r}; `flambectl list` shows those that there are")
         living = [m for m in found if m.world.phase != "gone"]
@@ -67,7 +66,7 @@ def host_of(world: World, host: str | None, ref: str) -> Instance:
     """
     assert world.desired is not None, "a cluster is known from its first `up` on"
     living = [i for i in world.instances.values() if i.stage is not Stage.GONE]
-    for instance in (*living, *(i for i in world.instances.values() if i.stage is Stage.GONE)):
+    for instance in (*living, *(i for i in world.instances.values() if i.stage is Stage.GONE and not i.past)):
         name = world.desired.instance_name(instance.role, instance.index)
         if host is None and instance.role is Role.ORCHESTRATOR:
             return instance

@@ -20,9 +20,9 @@ CLOCK_SKEW = 60.0
 Check = dict[str, Any]
 
 
-async def examine(settings: Settings, regions: list[Region], state_dir: Path) -> list[Check]:
-    """Return every check, those of the service first, then those of each region."""
-    found = [_state_folder(state_dir), _key_files(state_dir / "keys")]
+async def examine(settings: Settings, regions: list[Region], state_dir: Path, daemon: str) -> list[Check]:
+    """Return every check, those of the service, whose id is `daemon`, first, then those of each region."""
+    found = [_state_folder(state_dir), _key_files(state_dir / "keys"), check("service id", True, daemon)]
     for region in regions:
         found += await _region(settings, region)
     return found
@@ -71,6 +71,7 @@ async def _region(settings: Settings, region: Region) -> list[Check]:
     for action, call in _changes(region).items():
         found.append(await _dry_run(f"{name}: {action}", action, call))
     found.append(_queue(settings, region))
+    found += _others(region)
     ahead = region.offset
     skewed = abs(ahead) > CLOCK_SKEW
     advice = "set this machine's clock (chrony or systemd-timesyncd): until then nothing is ended by the service itself"
@@ -118,9 +119,29 @@ def _queue(settings: Settings, region: Region) -> Check:
     if region.name not in settings.events.queues:
         advice = f"make a queue with EC2's state changes and name it in the settings: events.queues.{region.name}"
         return check(name, None, "no queue: changes are noticed later, by Describe calls", advice)
-    assert region.inbox is not None, "a region with a queue reads it"
-    if region.inbox.trouble is None:
-        return check(name, True, "the queue is being read")
-    return check(
-        name, False, f"the queue cannot be read: {region.inbox.trouble}", "allow sqs:ReceiveMessage and DeleteMessage"
+    inbox = region.inbox
+    assert inbox is not None, "a region with a queue reads it"
+    if inbox.unreadable is not None:
+        return check(
+            name, False, f"the queue cannot be read: {inbox.unreadable}", "allow sqs:ReceiveMessage and DeleteMessage"
+        )
+    if inbox.shared is not None:
+        return check(name, False, inbox.shared, "see above; until then instances are looked at instead")
+    return check(name, True, "the queue is being read")
+
+
+def _others(region: Region) -> list[Check]:
+    """Return a check for each other service that has instances here. That is no mistake, if it is known."""
+    advice = (
+        "if that is this service's own past, as after the loss of its state folder: name the id under `predecessors` in the "
+        "settings; else nothing, its instances are left alone"
     )
+    return [
+        check(
+            f"{region.name}: service {other.daemon}",
+            None,
+            f"another service has {other.instances} instances here: {', '.join(other.clusters)}",
+            advice,
+        )
+        for other in region.others
+    ]

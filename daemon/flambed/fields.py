@@ -22,6 +22,7 @@ OUR_TAGS: Final = (
     "flambed:daemon",
     "flambed:owner",
     "flambed:cluster",
+    "flambed:launch",
 )
 """The tags that every instance carries beside the user's own."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from flambed.aws import Aws
+from flambed.aws import Aws, AwsError
 from flambed.clock import Clock
 from flambed.cluster import Member
 from flambed.desired import Cluster
@@ -19,9 +21,13 @@ from flambed.hands import Bench
 from flambed.journal import Journal, JournalError
 from flambed.log import Log
 from flambed.observed.fold import fold
+from flambed.observed.lookout import Lookout
 from flambed.observed.world import World
+from flambed.ownership import Known
 from flambed.plan import Rules
-from flambed.region import Region
+from flambed.recovery import NOBODY, Lost, UntoldError, record_of
+from flambed.region import Identity, Region
+from flambed.settings import Settings
 
 FORGET_EVERY = 3600.0
 """Seconds between two looks for clusters that have been gone for long enough to be forgotten."""
@@ -33,6 +39,7 @@ class Fleet:
     Attributes:
         directory: the clusters, by name.
         regions: those that are open, by name.
+        clock: the service's clock; from `start` on it is not behind what the journal tells.
     """
 
     def __init__(self, *, aws: Aws, bench: Bench, journal: Journal, clock: Clock, log: Log) -> None:
@@ -41,12 +48,18 @@ class Fleet:
         self._aws = aws
         self._bench = bench
         self._journal = journal
-        self._clock = clock
+        self.clock = clock
         self._log = log
         self._settings = bench.settings
+        self.daemon = bench.daemon
+        self.daemons = frozenset({bench.daemon, *bench.predecessors})
+        self._locks: dict[Identity, asyncio.Lock] = {}
+        self._ended: set[str] = set()  # ids of clusters that were forgotten: what EC2 shows of them still is no find
+        self._untold: set[str] = set()  # ids of clusters that were found and cannot be looked after, as was told
         self._opening = asyncio.Lock()
         self._run = secrets.token_hex(3)
         self._changed = asyncio.Event()
+        journal.health.watch(self._journal_told)
 
     async def start(self) -> None:
         """Read the journal back, and go on with every cluster where it was.
@@ -56,10 +69,12 @@ class Fleet:
             AwsError: a region cannot be opened.
         """
         began = time.monotonic()
-        worlds: dict[str, World] = {}
+        worlds = {start.cluster: start.world for start in self._journal.checkpoints()}
         count = 0
+        last = max((start.world.changed_at for start in self._journal.checkpoints()), default=0.0)
         for entry in self._journal.load():
             count += 1
+            last = max(last, entry.fact.at)
             worlds[entry.cluster] = fold(worlds.get(entry.cluster, World()), entry.fact)
         self._log.emit(
             "journal.replayed",
@@ -68,15 +83,20 @@ class Fleet:
             seconds=time.monotonic() - began,
             unknown=dict(self._journal.unknown),
         )
+        # A machine's clock may have been set back while the service was down: what is remembered is not ahead of us.
+        self.clock = self.clock.not_before(last)
         for cluster_id, world in worlds.items():
             if world.desired is not None:
                 await self.take_on(world.desired.identity, cluster_id, world, await self.region(world.region))
+        for name in sorted({self.default_region, *self._settings.events.queues} - self.regions.keys()):
+            await self._look_into(name)
 
     async def run(self) -> None:
-        """Forget what has been gone for long, until cancelled."""
+        """Forget what has been gone for long, and keep the journal small, until cancelled."""
         while True:
             await asyncio.sleep(FORGET_EVERY)
-            await self._forget_gone()
+            if self._journal.health.read_only is None:
+                await self._tidy()
 
     async def close(self) -> None:
         """Let go of everything; clusters go on without us."""
@@ -96,12 +116,15 @@ class Fleet:
                     name,
                     await self._aws.clients(name),
                     emit=self._log.emit,
-                    clock=self._clock,
+                    clock=self.clock,
                     queue=self._settings.events.queues.get(name),
                     image_owners=self._settings.images.owners,
                     survey_interval=self._settings.survey.interval,
                     memory=self._bench.memory,
                     gpu_percent=self._settings.idle.gpu_percent,
+                    lookout=Lookout(self),
+                    known=self.owned,
+                    grace=self._settings.gc.grace,
                 )
                 await region.start()
                 self.regions[name] = region
@@ -118,13 +141,7 @@ class Fleet:
 
     async def take_on(self, identity: tuple[str, str], cluster_id: str, world: World, region: Region) -> Member:
         """Look after a cluster from now on."""
-        rules = Rules(
-            daemon=self._bench.daemon,
-            run=self._run,
-            address=self._settings.address,
-            reach_deadline=self._settings.ssh.deadline,
-            has_events=region.name in self._settings.events.queues,
-        )
+        rules = rules_of(self._settings, region.name, daemon=self._bench.daemon, run=self._run)
         member = Member(
             identity,
             cluster_id,
@@ -141,6 +158,59 @@ class Fleet:
         member.start()
         return member
 
+    # --- clusters whose record was lost ----------------------------------------------------------------------------
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The ids of the clusters that there is, or was, a record of."""
+        return frozenset(member.cluster_id for member in self.directory) | self._ended
+
+    def owned(self) -> Known:
+        """Return what belongs to a cluster that there is a record of: none of it is an orphan (see `ownership`)."""
+        worlds = [member.world for member in self.directory]
+        return Known(
+            daemons=self.daemons,
+            clusters=frozenset(member.cluster_id for member in self.directory),
+            tokens=frozenset(token for world in worlds for token in world.intents),
+            instances=frozenset(instance for world in worlds for instance in world.instances),
+        )
+
+    def lock(self, identity: Identity) -> asyncio.Lock:
+        """Return what whoever changes what is known under a name holds."""
+        return self._locks.setdefault(identity, asyncio.Lock())
+
+    async def take_over(
+        self, region: Region, lost: Lost, described: Mapping[str, Mapping[str, Any]], began: float
+    ) -> None:
+        """Look after a cluster that was found by its tags, unless another one has its name."""
+        if self.lock(lost.identity).locked():
+            return  # somebody's `up` is about to
+        async with self.lock(lost.identity):
+            before = self.directory.get(lost.identity)
+            if before is not None and (before.world.phase != "gone" or before.leftovers):
+                return  # as strangers it is shown in the status of the one that has the name
+            kept = self._bench.keys.kept_host_key(lost.cluster_id) or ""
+            try:
+                found = record_of(lost, described, region=region.name, host_key=kept, began=began, at=self.clock.now())
+            except UntoldError as error:
+                if lost.cluster_id not in self._untold:
+                    self._untold.add(lost.cluster_id)
+                    self._log.emit("cluster.unclear", region=region.name, message=str(error))
+                return
+            if before is not None:
+                await self.forget(before)
+            member = await self.take_on(lost.identity, lost.cluster_id, World(), region)
+            if lost.owner != NOBODY:
+                self._journal.claim(lost.identity[0], lost.owner)
+            member.loop.submit(found)
+
+    async def _look_into(self, name: str) -> None:
+        """Open a region in which no cluster is known: there may be one all the same."""
+        try:
+            await self.region(name)
+        except AwsError as error:  # `doctor` tells more, and an `up` tries again
+            self._log.emit("region.survey_failed", region=name, code=error.code, message=error.message)
+
     def changes(self) -> asyncio.Event:
         """Return an event that is set at the next change of any cluster."""
         return self._changed
@@ -153,16 +223,42 @@ class Fleet:
         """Look after a cluster no longer, and keep nothing of it: it is gone."""
         await member.close()
         self.directory.remove(member)
+        self._ended.add(member.cluster_id)
         self._bench.outputs.forget(member.cluster_id)
         self._bench.keys.forget(member.cluster_id)
         self._journal.forget(member.cluster_id)
 
-    async def _forget_gone(self) -> None:
-        oldest = self._clock.now() - self._settings.keep_gone
+    def _journal_told(self, why: str | None) -> None:
+        """Say that the service is read-only, or is so no more; who watches a cluster is shown it, too."""
+        if why is not None:
+            self._log.emit("journal.read_only", message=why)
+        else:
+            self._log.emit("journal.writable")
+        for member in self.directory:
+            member.notify()
+
+    async def _tidy(self) -> None:
+        """Forget what has been gone for long enough, and have the journal compacted."""
+        oldest = self.clock.now() - self._settings.keep_gone
         for member in list(self.directory):
-            if member.world.phase == "gone" and member.world.changed_at < oldest:
+            if member.world.phase == "gone" and member.world.changed_at < oldest and not member.leftovers:
                 await self.forget(member)
         try:
             await self._journal.commit()
+            compacted = await self._journal.compact(self.clock.now())
         except JournalError as error:  # the next time makes up for it
-            self._log.emit("journal.failed", message=str(error))
+            self._log.emit("journal.not_compacted", message=str(error))
+        else:
+            if compacted:
+                self._log.emit("journal.compacted", clusters=compacted)
+
+
+def rules_of(settings: Settings, region: str, *, daemon: str, run: str) -> Rules:
+    """Return what the settings add to the decisions about a cluster of this region."""
+    return Rules(
+        daemon=daemon,
+        run=run,
+        address=settings.address,
+        reach_deadline=settings.ssh.deadline,
+        has_events=region in settings.events.queues,
+    )

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from flambed import userdata
 from flambed.actions import (
     Action,
+    CleanUp,
     Describe,
     Find,
     Inform,
     Judge,
     Launch,
     LearnHostKey,
+    LetGo,
     Prepare,
     Question,
     SetUp,
@@ -31,13 +33,23 @@ from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
 from flambed.keys import KeyStore
 from flambed.observed import probes, survey
-from flambed.observed.facts import ClusterSurveyed, Fact, HostKeyLearned, Key, LaunchPrepared, TerminationAccepted
+from flambed.observed.facts import (
+    ClusterSurveyed,
+    Fact,
+    HostKeyLearned,
+    Key,
+    LaunchPrepared,
+    TerminationAccepted,
+    VolumesLeft,
+    VolumesRemoved,
+)
 from flambed.observed.world import World
 from flambed.outputs import Outputs
+from flambed.policy import policy_of
 from flambed.region import Region
 from flambed.settings import Settings
 from flambed.ssh import Deadlines, Host, Target, connect_when_up
-from flambed.steps import judge, launch, retire, setup
+from flambed.steps import cleanup, judge, launch, retire, setup
 from flambed.tags import tags_of
 
 Emit = Callable[[Fact], None]
@@ -62,6 +74,12 @@ class Bench:
     keys: KeyStore
     outputs: Outputs
     ssh_slots: asyncio.Semaphore  # how many hosts are connected to at the same time
+    predecessors: frozenset[str] = frozenset()  # the ids of services whose clusters this one takes over
+
+    @property
+    def daemons(self) -> frozenset[str]:
+        """The ids that are ours in the tags of what we made."""
+        return self.predecessors | {self.daemon}
 
 
 class Hands:
@@ -81,15 +99,12 @@ class Hands:
         assert world.desired is not None, "nothing is done before the first `up`"
         region, desired = self._region, world.desired
         match action:
-            case Find():
-                found, began = await survey.find(region, desired.creator, desired.name)
-                emit(ClusterSurveyed(at=region.clock.now(), instances=found, began=began))
+            case Find() | Describe() | Judge():
+                await self._look(action, desired, emit)
             case Prepare():
                 emit(await self._prepare(action, desired))
             case Launch():
                 await self._launch(action, world, emit)
-            case Describe(instances):
-                emit(await survey.describe(region, instances, desired.identity))
             case Tag():
                 emit(await launch.tag(region, desired, action.instance, action.volumes, action.tags, action.digest))
             case Start(instances):
@@ -100,23 +115,44 @@ class Hands:
                 await self._set_up(action, desired, emit)
             case Inform():
                 await self._inform(action, desired, emit)
+            case Terminate(instances):
+                return await self._terminate(instances, desired, emit)
+            case CleanUp() | LetGo():
+                return await self._clean_up(action, world, desired, emit)
+            case _:
+                raise AssertionError(f"there is no step for {action!r}")
+        return {}
+
+    async def _look(self, action: Find | Describe | Judge, desired: Cluster, emit: Emit) -> None:
+        region = self._region
+        match action:
+            case Find():
+                found, began = await survey.find(region, desired.creator, desired.name)
+                emit(ClusterSurveyed(at=region.clock.now(), instances=found, began=began))
+            case Describe(instances):
+                emit(await survey.describe(region, instances, desired.identity))
             case Judge(cases):
                 look, judged = await judge.judge(region, desired, cases)
                 for fact in (look, *judged):
                     emit(fact)
-            case Terminate(instances):
-                return await self._terminate(instances, desired, emit)
-            case _:
-                raise AssertionError(f"there is no step for {action!r}")
-        return {}
 
     async def _prepare(self, action: Prepare, desired: Cluster) -> LaunchPrepared:
         fact = await launch.prepare(self._region, desired, action.roles)
         keys = self._bench.keys
         pair = await asyncio.to_thread(keys.host_key, self._cluster_id)
-        text = userdata.build(host_key_private=pair.private, host_key_public=pair.public, user_data=desired.user_data)
-        digest = await asyncio.to_thread(keys.keep_user_data, self._cluster_id, text)
-        return replace(fact, specs=tuple(replace(spec, user_data=digest) for spec in fact.specs))
+        specs = []
+        for spec in fact.specs:
+            policy = policy_of(desired, spec.role)
+            timer = None if policy.minutes is None else userdata.IdleTimer(policy.minutes, policy.threshold)
+            text = userdata.build(
+                host_key_private=pair.private,
+                host_key_public=pair.public,
+                user_data=desired.user_data,
+                timer=timer,
+            )
+            digest = await asyncio.to_thread(keys.keep_user_data, self._cluster_id, text)
+            specs.append(replace(spec, user_data=digest))
+        return replace(fact, specs=tuple(specs))
 
     async def _launch(self, action: Launch, world: World, emit: Emit) -> None:
         desired = world.intents[action.token].desired
@@ -219,3 +255,19 @@ class Hands:
         if accepted:
             emit(TerminationAccepted(at=self._region.clock.now(), instances=accepted))
         return {Key("terminate", instance): error for instance, error in refused.items()}
+
+    async def _clean_up(
+        self, action: CleanUp | LetGo, world: World, desired: Cluster, emit: Emit
+    ) -> Mapping[Key, StepError]:
+        if isinstance(action, CleanUp):
+            of = {v: i.id for i in world.instances.values() for v in i.disposable if v in action.volumes}
+            daemons = self._bench.daemons
+            done = await cleanup.delete_volumes(self._region, of, daemons=daemons, whose=desired.identity)
+        else:
+            done = await cleanup.let_go(self._region, action.volumes, desired.identity)
+        now = self._region.clock.now()
+        if done.removed:
+            emit(VolumesRemoved(at=now, volumes=tuple(done.removed), deleted=tuple(done.deleted)))
+        if done.left:
+            emit(VolumesLeft(at=now, volumes=tuple(done.left)))
+        return {key: done.refused[key.subject] for key in action.keys if key.subject in done.refused}

@@ -66,6 +66,11 @@ class KeyStore:
         private = path.read_text()
         return HostKey(private, ssh.public_key_of(private))
 
+    def kept_host_key(self, cluster_id: str) -> str | None:
+        """The public half of the key pair that `host_key` returns, if that was made before."""
+        path = self._root / part(cluster_id) / _HOST_KEY
+        return ssh.public_key_of(path.read_text()) if path.exists() else None
+
     def keep_user_data(self, cluster_id: str, user_data: bytes) -> str:
         """Keep the user data of a launch; the answer is its digest (SHA-256, hex), under which it is found again."""
         digest = hashlib.sha256(user_data).hexdigest()

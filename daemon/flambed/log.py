@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 
 from flambed.catalogue import CATALOGUE, event_of, ids_of
 from flambed.eventkind import EventKind, Level, Shape, rfc3339
-from flambed.journal import Entry
+from flambed.journal import AuditLine, Entry
 
 Format = Literal["json", "console"]
 
@@ -119,6 +119,14 @@ def to_event(entry: Entry, *, cluster: str | int | None = None) -> dict[str, Any
     cleaned, _ = CATALOGUE[name].clean(fields)
     ids = {**ids_of(entry.fact), "cluster": cluster or entry.cluster, "cause": entry.cause, "fact": entry.seq}
     return _line(CATALOGUE[name], cleaned, entry.at, ids)
+
+
+def of_audit(line: AuditLine, *, cluster: str) -> dict[str, Any]:
+    """Return what is left of a journaled fact as its line of the log, for the control API."""
+    fields = dict(line.told)
+    about = {name: fields.pop(name, None) for name in ("instance", "action")}
+    ids = {**about, "cluster": cluster, "cause": line.cause, "fact": line.seq}
+    return _line(CATALOGUE[line.event], fields, line.at, ids)
 
 
 def to_line(

@@ -26,9 +26,6 @@ from flambed.plan import Decision, Rules, decide
 REST = 0.05
 """Seconds between two decisions at least: many facts, one decision."""
 
-JOURNAL_PAUSE = 2.0
-"""Seconds after which a journal that could not be written is tried again."""
-
 
 class Clock(Protocol):
     """What the loop asks of a clock."""
@@ -60,9 +57,6 @@ class Outside(Protocol):
 
     def crashed(self, what: str, error: BaseException, action: Action | None) -> None:
         """Tell of a bug."""
-
-    def journal_failed(self, error: JournalError | None) -> None:
-        """Tell that nothing can be written down, so that nothing is done; None: it can again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +116,10 @@ class ClusterLoop:
         """Take a fact, and return when it is written down and decided upon.
 
         Raises:
-            JournalError: it could not be written down yet; it is when the journal can be written again.
+            ReadOnlyError: the journal cannot be written, so the fact was not taken.
+            JournalError: it was taken, and could not be written down; it is as soon as the journal can be written.
         """
+        self._journal.health.check()
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._letters.append(_Letter(fact, None, taken))
         self._wake.set()
@@ -215,20 +211,17 @@ class ClusterLoop:
 
     async def _commit(self, letters: list[_Letter]) -> None:
         """Make everything durable; nothing is done before it is."""
-        failed = False
         while True:
             try:
                 await self._journal.commit()
-            except JournalError as error:
-                self._outside.journal_failed(error)
-                failed = True
-                for letter in letters:
-                    letter.answer(error)
-                await asyncio.sleep(JOURNAL_PAUSE)
-            else:
-                if failed:
-                    self._outside.journal_failed(None)
                 return
+            except JournalError as error:
+                advice = f"{error.advice}; what was asked for is not lost, and is done once that is so"
+                told = JournalError(error.path, error.what, advice)
+                # Those that came meanwhile would wait as long as the disk refuses.
+                for letter in (*letters, *self._letters):
+                    letter.answer(told)
+            await self._journal.health.good()
 
     def _call_off(self) -> None:
         """Cancel the steps about hosts that are ending: nobody waits for a connection to a machine that is given back."""

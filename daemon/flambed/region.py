@@ -8,7 +8,6 @@ waits a while for its cluster.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from email.utils import parsedate_to_datetime
@@ -23,7 +22,12 @@ from flambed.keeper import Keeper
 from flambed.observed import survey
 from flambed.observed.facts import EventsLost, Fact, Image, InterruptionNotified, StateNotified
 from flambed.observed.inbox import Inbox
+from flambed.observed.lookout import Lookout
+from flambed.observed.orphans import Orphans
+from flambed.observed.queuemark import QueueMark
+from flambed.ownership import Known
 from flambed.pacing import Pacer, Rank
+from flambed.recovery import Other
 from flambed.sharing import Shared
 from flambed.tasks import end, supervise
 
@@ -38,6 +42,9 @@ Event = StateNotified | InterruptionNotified
 STRAY_SECONDS: Final = 600.0
 STRAYS: Final = 2_000
 """How long, and how many of, events of unknown instances wait. An account has others' instances, too."""
+
+LONGEST_PAUSE: Final = 30.0
+"""Seconds between two tries of what AWS fails to do, at most: so soon it is noticed that an outage is over."""
 
 NOBODY: Final[Identity] = ("", "")
 """Whose a call is that is made for all clusters."""
@@ -64,6 +71,9 @@ class Region:
         survey_interval: float = 300.0,
         memory: MutableMapping[str, str] | None = None,
         gpu_percent: float = 5.0,
+        lookout: Lookout | None = None,
+        known: Callable[[], Known] | None = None,
+        grace: float = 3600.0,
     ) -> None:
         """Prepare a region; nothing is called yet.
 
@@ -77,6 +87,9 @@ class Region:
             survey_interval: real seconds between two looks at everything.
             memory: what is to be known after a restart (see `keeper`); by default it is forgotten.
             gpu_percent: a GPU is in use above it.
+            lookout: is shown what each survey shows; by default nobody is.
+            known: tells what belongs to a cluster; by default nothing is looked at for being an orphan.
+            grace: seconds of the clock that an orphan has to be old.
         """
         self.name = name
         self.clients = clients
@@ -84,6 +97,8 @@ class Region:
         self.clock = clock
         self.image_owners = image_owners
         self.survey_interval = survey_interval
+        self.lookout = lookout
+        self.orphans = Orphans(self, known, grace) if known is not None else None
         self.pacer = Pacer()
         self.images: Shared[tuple[str, ...], Mapping[str, Image]] = Shared()
         self.parameters: Shared[tuple[str, ...], Mapping[str, str]] = Shared()
@@ -96,6 +111,7 @@ class Region:
         self._strays: OrderedDict[str, list[tuple[float, Event]]] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self.inbox = Inbox(self, queue) if queue else None
+        self._mark = QueueMark(self, queue, self.inbox, lookout.daemon) if queue and self.inbox and lookout else None
         self.keeper = Keeper(self, memory if memory is not None else {}, gpu_percent=gpu_percent)
 
     # --- its life ------------------------------------------------------------------------------------------------
@@ -105,6 +121,8 @@ class Region:
         works: dict[str, Callable[[], Awaitable[None]]] = {"survey": lambda: survey.keep_surveying(self)}
         if self.inbox is not None:
             works["inbox"] = self.inbox.run
+        if self._mark is not None:
+            works["queue mark"] = self._mark.run
         works |= self.keeper.works()
         for name, work in works.items():
             task = supervise(work, partial(self._crashed, name))
@@ -115,6 +133,8 @@ class Region:
         """End everything that `start` began, and what is still being fetched."""
         await end(*self._tasks)
         self._tasks.clear()
+        if self._mark is not None:
+            await self._mark.remove()
         for shared in (self.images, self.parameters, self.types, self.offerings, self._accounts):
             await shared.close()
         self.pacer.close()
@@ -180,9 +200,18 @@ class Region:
             )
         return error
 
+    @property
+    def others(self) -> tuple[Other, ...]:
+        """The other services whose instances the last survey showed; see `lookout`."""
+        return self.lookout.others if self.lookout is not None else ()
+
     def now(self) -> float:
         """Return the time as AWS has it, UNIX seconds: the service's clock, and how far AWS is ahead of it."""
         return self.clock.now() + self._offset
+
+    def pause(self, failures: int, most: float = LONGEST_PAUSE) -> float:
+        """Return how many real seconds to wait after so many failures in a row (from 1): twice as long after each."""
+        return self.clock.real(min(2.0 ** min(failures - 1, 16), most))
 
     @property
     def offset(self) -> float:
@@ -193,7 +222,7 @@ class Region:
         date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
         if date:
             # The header tells whole seconds, so half a second is the best guess for the rest of them.
-            ahead = parsedate_to_datetime(date).timestamp() + 0.5 - time.time()
+            ahead = parsedate_to_datetime(date).timestamp() + 0.5 - self.clock.system()
             self._offset = ahead if abs(ahead) > 2.0 else 0.0
 
     async def account(self) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from flambed import __version__, access, doctor, durations, history, status
+from flambed import __version__, access, doctor, durations, garbage, history, status
 from flambed.access import Caller
 from flambed.admission import Admission
 from flambed.clock import Clock
@@ -27,6 +28,8 @@ from flambed.observed import facts, survey
 from flambed.observed.fold import fold
 from flambed.observed.instance import Stage
 from flambed.observed.world import World
+from flambed.plan.phase import LOST
+from flambed.recovery import NOBODY
 from flambed.region import Region
 
 
@@ -40,9 +43,8 @@ class Service:
         self._clock = clock
         self._settings = bench.settings
         self._access = access.Rules(self._settings.admin_group, self._settings.creators)
-        self._admission = Admission(self._access, journal, bench.keys)
+        self._admission = Admission(self._access, journal, bench.keys, fleet)
         self._directory = fleet.directory
-        self._commands: dict[tuple[str, str], asyncio.Lock] = {}
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
@@ -50,7 +52,7 @@ class Service:
         """Return the status documents of all clusters, without their instances."""
         now = self._clock.now()
         return [
-            status.summary(m.cluster_id, m.world, now, m.rules)
+            {**status.summary(m.cluster_id, m.world, now, m.rules), "read_only": self._journal.health.read_only}
             for m in sorted(self._directory, key=lambda m: m.identity)
             if m.world.desired is not None
         ]
@@ -60,7 +62,8 @@ class Service:
         return self._status(self._directory.find(ref))
 
     def _status(self, member: Member) -> dict[str, Any]:
-        return status.status(member.cluster_id, member.world, self._clock.now(), member.rules)
+        document = status.status(member.cluster_id, member.world, self._clock.now(), member.rules)
+        return {**document, "read_only": self._journal.health.read_only}
 
     async def follow(self, ref: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the status document now, and again whenever it changes."""
@@ -82,7 +85,7 @@ class Service:
         found = []
         for output in self._bench.outputs.read(member.cluster_id, only):
             instance = member.world.instances.get(output.instance)
-            if instance is None:  # of the cluster's life before the last `down`
+            if instance is None or instance.past:  # of the cluster's life before the last `down`
                 continue
             name = desired_of(member).instance_name(instance.role, instance.index)
             found.append(
@@ -174,6 +177,33 @@ class Service:
         ]
         return [one for one in found if self._access.owns_creator(caller, one["creator"] or "", claims)]
 
+    async def orphans(self, caller: Caller) -> list[dict[str, Any]]:
+        """Return what carries this service's tags and belongs to no cluster that is known."""
+        self._access.check_admin(caller, "see what is left over")
+        return [
+            garbage.document(region, orphan)
+            for region in await self._regions()
+            if region.orphans is not None
+            for orphan in await region.orphans.look()
+        ]
+
+    def remove_orphans(self, caller: Caller, ids: Collection[str]) -> AsyncIterator[dict[str, Any]]:
+        """Remove orphans, and yield what becomes of each; what it raises, it raises at the call."""
+        self._access.check_admin(caller, "remove what is left over")
+        self._journal.health.check()
+        return self._remove_orphans(frozenset(ids))
+
+    async def _remove_orphans(self, ids: frozenset[str]) -> AsyncIterator[dict[str, Any]]:
+        told: set[str] = set()
+        for region in await self._regions():
+            async with aclosing(garbage.remove(region, ids)) as outcomes:
+                async for outcome in outcomes:
+                    told.add(outcome["id"])
+                    yield outcome
+        for name in sorted(ids - told):
+            reason = "it is no orphan (any more)"
+            yield {"kind": None, "id": name, "region": None, "outcome": "refused", "reason": reason}
+
     async def _regions(self) -> list[Region]:
         names = {self._fleet.default_region, *self._fleet.regions, *self._settings.events.queues}
         return [await self._fleet.region(name) for name in sorted(names)]
@@ -182,17 +212,27 @@ class Service:
         """Check everything that the service needs."""
         if not any(self._access.may_act(caller, m.world.owner) for m in self._directory):
             self._access.check_admin(caller, "have the service examined")
-        return await doctor.examine(self._settings, await self._regions(), self._journal.path.parent)
+        folder, daemon = self._journal.path.parent, self._bench.daemon
+        return await doctor.examine(self._settings, await self._regions(), folder, daemon)
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""
-        stuck = sorted("/".join(m.identity) for m in self._directory if not m.writable)
+        read_only = self._journal.health.read_only
+        regions = self._fleet.regions
+        shared = [r.inbox.shared for r in regions.values() if r.inbox is not None and r.inbox.shared is not None]
+        wrong = [message for message in (read_only, *shared) if message is not None]
         return {
-            "ok": not stuck,
+            "ok": not wrong,
             "version": __version__,
             "clusters": len(self._directory),
-            "regions": sorted(self._fleet.regions),
-            "message": f"the journal cannot be written; nothing new is begun: {', '.join(stuck)}" if stuck else None,
+            "regions": sorted(regions),
+            "read_only": read_only is not None,
+            "others": [
+                {"region": name, "daemon": other.daemon, "instances": other.instances, "clusters": list(other.clusters)}
+                for name, region in sorted(regions.items())
+                for other in region.others
+            ],
+            "message": "; ".join(wrong) or None,
         }
 
     # --- what is done --------------------------------------------------------------------------------------------
@@ -202,29 +242,33 @@ class Service:
     ) -> dict[str, Any]:
         """Accept a cluster file; return the status of after that."""
         wanted = self._admission.read(caller, document, ref, overrides)
-        async with self._commands.setdefault(wanted.identity, asyncio.Lock()):
+        self._journal.health.check()
+        async with self._fleet.lock(wanted.identity):
             member = self._directory.get(wanted.identity)
             region = await self._fleet.region_of(wanted)
             self._admission.check_fits(caller, wanted, member, region)
             past = member if member and self._admission.is_past(caller, member, region) else None
             member = None if past else member
-            cluster_id = member.cluster_id if member else secrets.token_hex(8)
+            look, lost = await self._admission.look(caller, wanted, member, region)
+            cluster_id = member.cluster_id if member else lost.cluster_id if lost else secrets.token_hex(8)
+            owner = lost.owner if lost and lost.owner != NOBODY else caller.uid
             self._admission.check_key(cluster_id, key)
-            look = await self._admission.look(caller, wanted, member, region)
             if key is not None:
                 await asyncio.to_thread(self._bench.keys.keep_login_key, cluster_id, key)
+            known_key = await asyncio.to_thread(self._bench.keys.kept_host_key, cluster_id)
             pair = await asyncio.to_thread(self._bench.keys.host_key, cluster_id)
             if past is not None:
                 await self._fleet.forget(past)
             if member is None:
                 member = await self._fleet.take_on(wanted.identity, cluster_id, World(), region)
-            self._journal.claim(wanted.creator, caller.uid)
-            known = member.world.desired is not None and member.world.phase != "gone"
+            self._journal.claim(wanted.creator, owner)
+            known = member.world.desired is not None and member.world.phase != "gone" and member.world.owner != NOBODY
             asked = replace(
                 self._asked(caller, wanted, region, shrink=shrink),
                 cluster_id=cluster_id,
                 host_key=pair.public,
-                owner=member.world.owner if known else caller.uid,
+                host_key_since=0.0 if known_key else self._clock.now(),
+                owner=member.world.owner if known else owner,
             )
             await asyncio.gather(member.loop.take(asked), member.loop.take(look))
             return self._status(member)
@@ -237,11 +281,11 @@ class Service:
         member = self._directory.get(wanted.identity)
         region = await self._fleet.region_of(wanted)
         self._admission.check_fits(caller, wanted, member, region)
-        look = await self._admission.look(caller, wanted, member, region)
+        look, lost = await self._admission.look(caller, wanted, member, region)
         before = member.world if member else World()
         asked = replace(
             self._asked(caller, wanted, region, shrink=shrink),
-            cluster_id=member.cluster_id if member else "",
+            cluster_id=member.cluster_id if member else lost.cluster_id if lost else "",
             host_key=before.host_key,
         )
         world = fold(fold(before, asked), look)
@@ -265,7 +309,7 @@ class Service:
         """Give a cluster back; the status that it returns is `stopping` or `gone`."""
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"take down {ref}")
-        async with self._commands.setdefault(member.identity, asyncio.Lock()):
+        async with self._fleet.lock(member.identity):
             if member.world.wanted:
                 await member.loop.take(facts.DownRequested(at=self._clock.now(), by=caller.uid))
             return self._status(member)
@@ -275,6 +319,8 @@ class Service:
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"hold {ref}")
         _check_wanted(member, "held")
+        if member.world.recovered:
+            raise ConflictError(f"{ref} cannot be held: {LOST}")
         longest = self._settings.idle.max_hold
         if not 0 < seconds <= longest:
             much = "longer than the longest hold," if seconds else "no time: a hold may last at most"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from flambed import fields, validation, yamlfile
+from flambed import daemonid, fields, validation, yamlfile
 from flambed.durations import Duration
 from flambed.errors import ClusterConfigurationError, Problem
 from flambed.wording import nearest, shown
@@ -63,10 +63,18 @@ def _some(owners: tuple[str, ...]) -> tuple[str, ...]:
     return owners
 
 
+def _daemon_id(text: str) -> str:
+    if not daemonid.is_one(text):
+        raise fields.refuse("daemon", f"{shown(text)} is no service's id: it has 16 characters out of 0-9 and a-f")
+    return text
+
+
 AbsolutePath = Annotated[
     Path, Field(strict=False), AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"})
 ]
 Owner = Annotated[str, AfterValidator(_owner), WithJsonSchema({"type": ["string", "integer"]})]
+
+DaemonId = Annotated[str, AfterValidator(_daemon_id), WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{16}$"})]
 
 
 class _Section(BaseModel):
@@ -99,6 +107,14 @@ class Survey(_Section):
     interval: Duration = Field(default=300.0, gt=0, description="How often all instances are looked at.")
 
 
+class Gc(_Section):
+    """What is taken for left over (`flambectl gc`)."""
+
+    grace: Duration = Field(
+        default=3600.0, gt=0, description="What belongs to no known cluster is left alone until it is so old."
+    )
+
+
 class Images(_Section):
     """Which images are trusted."""
 
@@ -113,7 +129,9 @@ class Idle(_Section):
     gpu_percent: float = Field(default=5.0, ge=0, le=100, description="A GPU is in use above this utilisation.")
     max_hold: Duration = Field(default=259_200.0, gt=0, description="The longest that `flambectl hold` may ask for.")
     experiment: str = Field(
-        default="flambe", min_length=1, description="The program on the orchestrator that is the experiment."
+        default="flambe",
+        pattern=r"^[A-Za-z0-9._+-]+$",
+        description="The program on the orchestrator that is the experiment.",
     )
 
 
@@ -146,6 +164,7 @@ class Settings(_Section):
     ssh: Ssh = Field(default_factory=Ssh, description="How hosts are connected to.")
     events: Events = Field(default_factory=Events, description="Where EC2's state changes come from.")
     survey: Survey = Field(default_factory=Survey, description="The slow look that corrects lost events.")
+    gc: Gc = Field(default_factory=Gc, description="What is taken for left over.")
     images: Images = Field(default_factory=Images, description="Which images are trusted.")
     idle: Idle = Field(default_factory=Idle, description="What counts as idle.")
     log: Log = Field(default_factory=Log, description="How the log is written.")
@@ -155,6 +174,11 @@ class Settings(_Section):
     creators: dict[str, Annotated[tuple[fields.Creator, ...], Field(strict=False)]] = Field(
         default_factory=dict,
         description="Which creators a user may use, by user name; a creator not named here belongs to the first who uses it.",
+    )
+    predecessors: Annotated[tuple[DaemonId, ...], Field(strict=False)] = Field(
+        default=(),
+        description="The ids of services whose clusters this one takes over: the tag flambed:daemon of their instances. "
+        "For the day on which a state folder was lost.",
     )
     keep_gone: Duration = Field(
         default=604_800.0, gt=0, description="How long a cluster that is gone still answers `status`."
@@ -187,7 +211,7 @@ def load(
     for name, given in {"socket": socket, "state_dir": state_dir}.items():
         if given is not None:
             document.put([name], str(given), Place(None, None, f"--{name.replace('_', '-')}"))
-    _owners_as_written(document)
+    _ids_as_written(document)
     return validation.validate(Settings, document, source=source, earlier=problems)
 
 
@@ -279,11 +303,12 @@ def _names(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tupl
             yield _PREFIX + "__".join(keys).upper(), keys
 
 
-def _owners_as_written(document: Document) -> None:
-    """Let an account id be written without quotes: it is text, of which a leading 0 is a part."""
+def _ids_as_written(document: Document) -> None:
+    """Let ids be written without quotes: they are text, of which a leading 0 is a part, and no 12e4 is a number."""
     images = document.value.get("images")
     owners = images.get("owners") if isinstance(images, dict) else None
-    if isinstance(owners, list):
-        for index, owner in enumerate(owners):
-            if isinstance(owner, int) and not isinstance(owner, bool):
-                owners[index] = document.written.get(("images", "owners", index), str(owner))
+    for ids, path in ((owners, ("images", "owners")), (document.value.get("predecessors"), ("predecessors",))):
+        if isinstance(ids, list):
+            for index, one in enumerate(ids):
+                if isinstance(one, int | float) and not isinstance(one, bool):
+                    ids[index] = document.written.get((*path, index), str(one))

@@ -57,7 +57,7 @@ def status(cluster_id: str, world: World, now: float, rules: Rules) -> dict[str,
     """Return the status document of a cluster (`flambectl status NAME --json`)."""
     draft = _draft(world, now, rules)
     shown = [i for role in Role for i in world.of(role)]
-    gone = [i for i in world.instances.values() if i.stage is Stage.GONE]
+    gone = [i for i in world.instances.values() if i.stage is Stage.GONE and not i.past]
     rows = [_row(draft, i) for i in (*shown, *sorted(gone, key=lambda i: i.stage_at))]
     asked = [
         _requested(draft.desired, intent.spec.role, intent.spec.type)
@@ -181,7 +181,7 @@ def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
         "stage": instance.stage.value,
         "public_host": instance.public_host,
         "private_host": instance.private_host,
-        "protected": policy.minutes is None or alarm or timer,
+        "protected": alarm or timer or (policy.minutes is None and not draft.world.recovered),
         "protection": {"alarm": alarm, "timer": timer},
         "terminates_at": rfc3339(ends_at(draft, instance)),
         "reason": reason_of(draft, instance),
@@ -236,6 +236,10 @@ def _words(draft: Draft, instance: Instance, minutes: int | None, live: dict[str
     if instance.stage not in _RUNS:
         return f"{name} is {instance.stage.value}."
     failed = f" It failed: {instance.failure.message}." if instance.failure else ""
+    if draft.world.recovered:
+        return (
+            f"{name} was found by its tags: what would end it is not known, and an alarm that it has is left as it is."
+        )
     if minutes is None:
         return f"{name} runs until somebody ends it (its timeout is -1).{failed}"
     if live:

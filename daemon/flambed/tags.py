@@ -5,8 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Final
 
 from flambed.desired import PURPOSE, Cluster, Role
+
+CLUSTER_TAG: Final = "flambed:cluster"
+"""The id of the cluster that a thing belongs to."""
+
+DAEMON_TAG: Final = "flambed:daemon"
+"""The id of the service that looks after it."""
+
+OWNER_TAG: Final = "flambed:owner"
+"""The uid of the cluster's owner."""
+
+LAUNCH_TAG: Final = "flambed:launch"
+"""The client token of the launch that created a thing. It is given at the creation and never later: what carries it
+was made by us, where what was attached or adopted since carries all the other tags."""
 
 
 def tags_of(cluster: Cluster, role: Role, name: str, *, cluster_id: str, daemon: str, owner: int) -> dict[str, str]:
@@ -27,9 +41,9 @@ def tags_of(cluster: Cluster, role: Role, name: str, *, cluster_id: str, daemon:
         "Cluster-Name": cluster.name,
         "Role": role.value,
         "Name": name,
-        "flambed:cluster": cluster_id,
-        "flambed:daemon": daemon,
-        "flambed:owner": str(owner),
+        CLUSTER_TAG: cluster_id,
+        DAEMON_TAG: daemon,
+        OWNER_TAG: str(owner),
     }
 
 

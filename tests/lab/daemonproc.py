@@ -42,6 +42,7 @@ class Daemon:
     _lines: list[Document] = field(default_factory=list)
     _came: threading.Condition = field(default_factory=threading.Condition)
     _reader: threading.Thread | None = None
+    _began: int = 0  # where in the lines the process that runs began
     _said: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,8 +94,13 @@ class Daemon:
 
     def start(self) -> None:
         """Start it, and return when it says that it has started."""
+        self.spawn()
+        assert self.until_started(), f"the service did not start; stderr: {self.said()}"
+
+    def spawn(self) -> None:
+        """Start it, and return at once; it takes most of a second before it calls anybody."""
         assert self._process is None, "it runs already"
-        began = len(self._lines)
+        self._began = len(self._lines)
         with self._said.open("a") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flambed.app", "run"],
@@ -105,7 +111,17 @@ class Daemon:
             )
         self._reader = threading.Thread(target=self._read, args=(self._process,), name="service log", daemon=True)
         self._reader.start()
-        self.until_logged("service.started", since=began)
+
+    def until_started(self) -> bool:
+        """Return when the process of the last `spawn` says that it has started, or has ended; whether it has started."""
+        deadline = time.monotonic() + ANSWERS_WITHIN
+        with self._came:
+            while not (said := any(line["event"] == "service.started" for line in self._lines[self._began :])):
+                if not self.runs:
+                    return False
+                assert time.monotonic() < deadline, f"the service has not started; stderr: {self.said()}"
+                self._came.wait(1.0)  # that the process has ended does not notify
+        return said
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -143,6 +159,10 @@ class Daemon:
             assert line["event"] not in BUGS, line
             assert fits(line, _schemas()[line["event"]]), line
 
+    def said(self) -> str:
+        """What it has said on stderr; it should be nothing."""
+        return self._said.read_text() or "nothing"
+
     # --- its log ---
 
     def _read(self, process: subprocess.Popen[str]) -> None:
@@ -178,7 +198,7 @@ class Daemon:
                 if left <= 0 or self._process is None or self._process.poll() is not None:
                     raise AssertionError(
                         f"the log has {len(found)} times {event} {wanted or ''} and not {count} times; "
-                        f"stderr: {self._said.read_text() or 'nothing'}"
+                        f"stderr: {self.said()}"
                     )
                 self._came.wait(min(left, 1.0))  # that the process has ended does not notify
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from flambed.lab.clock import Clock
 from flambed.lab.machine import commands  # noqa: F401 - they fill PROGRAMS
 from flambed.lab.machine.machine import Machine
 from flambed.lab.machine.process import Process
@@ -10,6 +11,7 @@ from flambed.lab.machine.programs import PROGRAMS, execute
 from flambed.lab.machine.streams import Pipe
 
 LIMIT = 20  # seconds that a script of a test may take
+REAL_TIME = Clock()
 ROOM = 1 << 24  # bytes of output that a test keeps
 
 
@@ -63,7 +65,7 @@ class Bench:
             await process.wait()
 
 
-def make_bench(seed: int = 1) -> Bench:
+def make_bench(seed: int = 1, clock: Clock = REAL_TIME) -> Bench:
     """Return a host that has just been booted."""
     poweroffs: list[str] = []
     machine = Machine(
@@ -73,6 +75,7 @@ def make_bench(seed: int = 1) -> Bench:
         seed=seed,
         on_poweroff=lambda: poweroffs.append("off"),
         on_reboot=lambda: poweroffs.append("reboot"),
+        clock=clock,
     )
     machine.add_user("ubuntu")
     machine.power_on()

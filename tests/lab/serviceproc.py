@@ -202,12 +202,15 @@ class Service(Daemon):
 
 
 @contextmanager
-def start_service(lab: LabProcess, *, parent: Path | None = None, **settings: Any) -> Iterator[Service]:
+def start_service(
+    lab: LabProcess, *, parent: Path | None = None, started: bool = True, **settings: Any
+) -> Iterator[Service]:
     """A service against a lab; ended and checked when the context ends.
 
     Args:
         lab: the pretend AWS.
         parent: where its folder is made; where all temporary ones are, if not given.
+        started: whether it is started, or left to the test to start.
         settings: the service's settings as in its environment, lower case: `ssh__deadline="5s"`. What is no text
             goes as JSON.
 
@@ -222,7 +225,8 @@ def start_service(lab: LabProcess, *, parent: Path | None = None, **settings: An
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="flambed-service-", dir=parent)))
         service = Service(lab, folder, environ)
         try:
-            service.start()
+            if started:
+                service.start()
             yield service
             service.close()
         except BaseException as error:

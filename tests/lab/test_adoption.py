@@ -122,7 +122,7 @@ def test_a_cluster_of_flambes_is_adopted_with_all_that_it_has(flambe: Flambe, se
     calls = lab.calls(begun)
     for name in ("old_factory_1", "old_factory_2", "old_factory_4"):
         alarm = f"Flambe_Instance_Terminate_CPU_Utilization_{ids[name]}"
-        of_it = [c for c in calls if alarm in str(c["params"]) and not c["action"].startswith("Describe")]
+        of_it = [c for c in calls if alarm in str(c["params"]) and not c["action"].startswith(READS)]
         assert [c["action"] for c in of_it] == ["PutMetricAlarm"], "replaced under its name, and never deleted"
         seeded = [c for c in calls if c["action"] == "PutMetricData" and ids[name] in str(c["params"])]
         assert calls.index(seeded[0]) < calls.index(of_it[0]), "points before the alarm, or it would fire at once"

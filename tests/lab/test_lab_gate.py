@@ -153,6 +153,33 @@ def test_an_outage_lets_no_call_through_until_it_is_over(lab: LabProcess) -> Non
     assert lab.boto("ec2").describe_instances()
 
 
+def test_in_silence_a_call_waits_for_the_end_of_the_outage_and_is_never_answered(lab: LabProcess) -> None:
+    """A black hole: the client hears nothing until its connection is reset, and the ledger names the fault."""
+    [outage] = lab.fault({"kind": "outage", "seconds": 0.6, "mode": "silence"})
+    with pytest.raises(botocore.exceptions.HTTPClientError):
+        lab.boto("ec2").describe_instances()
+    call = lab.calls(action="DescribeInstances")[-1]
+    assert (call["struck"], call["error"]) == ([outage["id"]], "reset")
+    assert call["time"] + call["duration"] >= outage["until"]
+    assert lab.boto("ec2").describe_instances()
+
+
+@pytest.mark.parametrize("mode", ["reset", "503", "silence"])
+def test_an_outage_takes_the_answer_of_a_call_that_came_before_it(lab: LabProcess, mode: str) -> None:
+    """A long poll under way is lost with the message that it would have brought."""
+    sqs = lab.boto("sqs")
+    url = sqs.create_queue(QueueName=f"cut-{mode}")["QueueUrl"]
+    seen = len(lab.calls())
+    with ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(sqs.receive_message, QueueUrl=url, WaitTimeSeconds=1)
+        lab.until(lambda: lab.calls(seen, action="ReceiveMessage"))
+        [outage] = lab.fault({"kind": "outage", "seconds": 1.5, "mode": mode})
+        with pytest.raises((botocore.exceptions.HTTPClientError, ClientError)):
+            poll.result()
+    [call] = lab.calls(seen, action="ReceiveMessage")
+    assert call["struck"] == [outage["id"]]
+
+
 def test_latency_is_added_before_the_deed(lab: LabProcess) -> None:
     """A call that matches takes at least so long, others do not."""
     lab.fault({"kind": "latency", "action": "DescribeImages", "seconds": 0.3})
@@ -174,6 +201,19 @@ def test_a_process_dies_with_a_certain_call(lab: LabProcess, when: str, launched
         _codes(lab.launch, 1)
         assert victim.wait(5) == -9
     assert len(lab.instances(hosts=False)) == before + launched
+
+
+def test_a_process_that_has_ended_is_not_struck(lab: LabProcess) -> None:
+    """The ledger says which calls killed somebody; one that came too late did not."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as victim:
+        order = {"kind": "kill", "pid": victim.pid, "action": "DescribeImages"}
+        [kill] = lab.fault(order)
+        lab.boto("ec2").describe_images(Owners=["self"])
+        assert victim.wait(5) == -9
+    assert lab.calls(action="DescribeImages")[-1]["struck"] == [kill["id"]]
+    lab.fault(order)
+    lab.boto("ec2").describe_images(Owners=["self"])
+    assert lab.calls(action="DescribeImages")[-1]["struck"] == []
 
 
 def test_a_killed_client_does_not_take_a_message_with_it(lab: LabProcess) -> None:
@@ -229,6 +269,7 @@ def test_large_metric_calls_arrive_compressed_and_are_read(lab: LabProcess) -> N
         ({"kind": "cpu", "percent": 5, "instance": "i-0123456789abcdef0"}, "no instance"),
         ({"kind": "host", "match": {}, "fault": {"kind": "explode"}}, "explode"),
         ({"kind": "kill", "pid": 1}, "pid must be above 1"),
+        ({"kind": "outage", "seconds": 1, "mode": "rain"}, "mode is reset, 503 or silence, not rain"),
     ],
 )
 def test_a_fault_that_makes_no_sense_is_refused(lab: LabProcess, order: dict[str, object], message: str) -> None:

@@ -46,3 +46,17 @@ def test_hosts_are_launched_into_the_subnet_and_the_group_from_the_owners_defaul
     owners = {image["OwnerId"] for image in lab.boto("ec2").describe_images(Filters=same)["Images"]}
     assert len(owners) == 2, "the stranger's image is there to be chosen"
     service.down()
+
+
+def test_hosts_of_a_role_with_a_timeout_bring_an_idle_timer_and_the_others_none(service: Service) -> None:
+    """Each role has its own user data: the timer's numbers are those of the role, and only there poweroff is the end."""
+    lab = service.lab
+    began = len(lab.calls())
+    status = service.up(service.file(factories_num=1, factories_timeout=1.5, orchestrator_timeout=-1))
+    hosts = {i["role"]: lab.instance(i["id"])["host"]["files"] for i in status["instances"] if i["stage"] == "ready"}
+    assert hosts["Factory"]["/var/lib/cloud/instance/flambed/lease"] == "90 0.500 0 never 0 end\n"
+    assert "/run/flambed/samples" in hosts["Factory"], "it ticks"
+    assert not [path for path in hosts["Orchestrator"] if path.startswith("/run/flambed")]
+    launches = lab.calls(began, action="RunInstances")
+    assert sorted(call["params"]["InstanceInitiatedShutdownBehavior"] for call in launches) == ["stop", "terminate"]
+    service.down()

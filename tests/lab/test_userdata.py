@@ -76,6 +76,14 @@ def test_an_archive_holds_several_parts() -> None:
     assert read.scripts == ("#!/bin/sh\necho 1\n", "#!/bin/sh\necho 2\n")
 
 
+def test_boothooks_are_kept_apart_from_scripts() -> None:
+    """By their type or by how they begin."""
+    data = archive(("#!/bin/sh\necho 1\n", "cloud-boothook"), ("#!/bin/sh\necho 2\n", "x-shellscript"))
+    assert parse_user_data(data) == UserData(boothooks=("#!/bin/sh\necho 1\n",), scripts=("#!/bin/sh\necho 2\n",))
+    alone = "#cloud-boothook\n#!/bin/sh\necho 1\n"
+    assert parse_user_data(alone.encode()) == UserData(boothooks=("#!/bin/sh\necho 1\n",))
+
+
 def test_lists_are_appended_where_a_part_asks_for_it() -> None:
     """The merge header and the merge_how key both count."""
     one, two = "#cloud-config\nruncmd: [one]\n", "#cloud-config\nruncmd: [two]\n"

@@ -44,11 +44,18 @@ class CloudWatch:
         self._cloud.witness.touched(machine, "armed")
         if instance not in self.alarms:
             self._fired.discard(instance)
-        self.alarms[instance] = dict(params)
+        made = {"AlarmArn": f"arn:{params['AlarmName']}", "Tags": params.get("Tags", [])}
+        before = self.alarms.get(instance, made)  # tags count at the creation only
+        self.alarms[instance] = {**params, "AlarmArn": before["AlarmArn"], "Tags": before["Tags"]}
         self.puts[instance] += 1
         return {}
 
     def describe_alarms(self, params: Mapping[str, Any]) -> Answer:
+        if (prefix := params.get("AlarmNamePrefix")) is not None:
+            found = sorted(one["AlarmName"] for one in self.alarms.values() if one["AlarmName"].startswith(prefix))
+            start, page = int(params.get("NextToken", 0)), self._weather.page
+            more = {"NextToken": str(start + page)} if len(found) > start + page else {}
+            return self.describe_alarms({"AlarmNames": found[start : start + page]}) | more
         wanted = set(params["AlarmNames"])
         return {"MetricAlarms": [dict(a) for a in self.alarms.values() if a["AlarmName"] in wanted]}
 
@@ -59,8 +66,15 @@ class CloudWatch:
             raise client_error("ResourceNotFound", "an alarm does not exist", 404)
         for name in names:
             if name in known:
+                self._cloud.witness.unguarded(self._cloud.machines[known[name]])
                 del self.alarms[known[name]]
         return {}
+
+    def list_tags_for_resource(self, params: Mapping[str, Any]) -> Answer:
+        for alarm in self.alarms.values():
+            if alarm["AlarmArn"] == params["ResourceARN"]:
+                return {"Tags": alarm["Tags"]}
+        raise client_error("ResourceNotFoundException", "there is no such alarm", 404)
 
     def put_metric_data(self, params: Mapping[str, Any]) -> Answer:
         namespace = params["Namespace"]
@@ -79,14 +93,19 @@ class CloudWatch:
         first = math.ceil((params["StartTime"].timestamp() - START) / MINUTE)
         last = min(math.ceil((params["EndTime"].timestamp() - START) / MINUTE), int(self._cloud.now // MINUTE) + 1)
         results = []
-        for query in params["MetricDataQueries"]:
+        queries = params["MetricDataQueries"]
+        start, page = int(params.get("NextToken", 0)), self._weather.page
+        if start and (torn := self._weather.breaks_off(self._cloud.now)) is not None:
+            raise torn
+        for query in queries[start : start + page]:
             metric, how = query["MetricStat"]["Metric"], query["MetricStat"]["Stat"]
             namespace, instance = metric["Namespace"], metric["Dimensions"][0]["Value"]
             known = {minute: self._samples(namespace, instance, minute) for minute in range(first, last)}
             reduced = [(minute, _reduce(how, values)) for minute, values in known.items() if values]
             times = [datetime.fromtimestamp(START + minute * MINUTE, UTC) for minute, _ in reduced]
             results.append({"Id": query["Id"], "Timestamps": times, "Values": [value for _, value in reduced]})
-        return {"MetricDataResults": results}
+        more = {"NextToken": str(start + page)} if len(queries) > start + page else {}
+        return {"MetricDataResults": results, **more}
 
     # --- what the points are -------------------------------------------------------------------------------------
 
@@ -110,7 +129,8 @@ class CloudWatch:
     # --- evaluation ----------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        now = int(self._cloud.now // MINUTE) - 1
+        minute = round(self._cloud.now / MINUTE)
+        now = minute - 1
         for instance, alarm in list(self.alarms.items()):
             machine = self._cloud.machines[instance]
             if machine.state != "running" or not alarm["ActionsEnabled"]:
@@ -122,7 +142,7 @@ class CloudWatch:
                 self._fired.add(instance)
                 if not machine.protected:
                     self._cloud.end(machine, "its alarm", by="alarm")
-        self._cloud.later(MINUTE, self._evaluate)
+        self._cloud.later((minute + 1) * MINUTE - self._cloud.now, self._evaluate)
 
     def _is_idle(self, machine: Machine, alarm: Mapping[str, Any], now: int) -> bool:
         length = int(alarm["Period"] * alarm["EvaluationPeriods"] // MINUTE)

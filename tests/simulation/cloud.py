@@ -6,10 +6,9 @@ It is what exists, and outlives the service's crashes; a process reaches it by a
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -18,22 +17,33 @@ from flambed.aws import Answer
 from tests.fakes import OWNER, client_error, state_change
 from tests.simulation.alarms import CloudWatch
 from tests.simulation.faults import Weather
+from tests.simulation.timeline import Timeline
+from tests.simulation.volumes import Volumes
 from tests.virtualtime import START
 
 NEVER = float("inf")
 EXISTS = frozenset({"pending", "running", "stopping", "stopped"})
 IMAGE = "ami-0123456789abcdef0"
 VISIBLE_AFTER_END = 3600.0
+CONSOLE_AFTER = 180.0
+INTERRUPTS_AFTER = 120.0
+TOKEN_LIVES = 24 * 3600.0
+OWN_TAGS = ("creator", "Purpose", "Cluster-Name", "Role", "flambed:cluster", "flambed:daemon", "flambed:owner")
+
+Identity = tuple[str, str]
 
 
 class Witness(Protocol):
     """Who is told of all that is done to the cloud."""
 
-    def launching(self, token: str, params: Mapping[str, Any]) -> None:
+    def launching(self, token: str, params: Mapping[str, Any], cluster: Identity) -> None:
         """RunInstances was called."""
 
     def touched(self, machine: Machine, how: str) -> None:
         """Something was done to a machine by the service."""
+
+    def unguarded(self, machine: Machine) -> None:
+        """The alarm of a machine was deleted."""
 
     def moved(self, machine: Machine, state: str, why: str) -> None:
         """A machine has come to another state."""
@@ -48,7 +58,9 @@ class Machine:
     token: str
     tags: dict[str, str]
     launched_at: float
+    kind: str = "g5.xlarge"
     ours: bool = True
+    adoptable: bool = False  # an admin wants it to be taken over
     state: str = "pending"
     history: list[tuple[float, str]] = field(default_factory=list)
     shown_from: float = 0.0  # Describe, CreateTags and Terminate know its id
@@ -65,6 +77,11 @@ class Machine:
     def role(self) -> str:
         """Its role in its cluster."""
         return self.tags.get("Role", "")
+
+    @property
+    def cluster(self) -> Identity:
+        """Creator and name of its cluster."""
+        return self.tags.get("creator", ""), self.tags.get("Cluster-Name", "")
 
     @property
     def exists(self) -> bool:
@@ -91,6 +108,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.came = asyncio.Event()
+        self.tags: dict[str, str] = {}
         self._messages: dict[str, tuple[float, str]] = {}  # by receipt: visible from when, body
         self._numbers = itertools.count()
 
@@ -115,63 +133,80 @@ class Queue:
 class Cloud:
     """All that exists."""
 
-    def __init__(self, weather: Weather, witness: Witness) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, weather: Weather, witness: Witness, timeline: Timeline) -> None:
         self._weather = weather
         self.witness = witness
-        self._launches: dict[str, tuple[dict[str, Any], list[Machine]]] = {}
+        self.timeline = timeline
+        self.later = timeline.later
+        self.lacks: set[Identity] = (
+            set()
+        )  # clusters that were told, or shown by a partial launch, that there is no capacity
+        self._launches: dict[str, tuple[float, dict[str, Any], list[Machine]]] = {}
         self._numbers = itertools.count(1)
         self.machines: dict[str, Machine] = {}
         self.queue = Queue()
         self.watch = CloudWatch(self, weather)
+        self.volumes = Volumes(self, weather)
 
     @property
     def now(self) -> float:
         """Seconds since the life began."""
-        return self._loop.time()
+        return self.timeline.now
 
-    def alive(self) -> list[Machine]:
-        """Return the machines of ours that exist."""
-        return [m for m in self.machines.values() if m.ours and m.exists]
+    def alive(self, cluster: Identity | None = None) -> list[Machine]:
+        """Return the machines of ours that exist, of one cluster or of all."""
+        return [m for m in self.machines.values() if m.ours and m.exists and cluster in (None, m.cluster)]
 
     # --- EC2 -----------------------------------------------------------------------------------------------------
 
     def run_instances(self, params: Mapping[str, Any]) -> Answer:
-        token = params["ClientToken"]
-        self.witness.launching(token, params)
-        if token in self._launches:
-            before, machines = self._launches[token]
-            if before != params:
-                raise client_error("IdempotentParameterMismatch", "The client token was used with other parameters.")
-            if self._weather.forgets_tokens and not any(m.exists for m in machines):
-                raise client_error("IdempotentInstanceTerminated", "The instances of that token are terminated.")
-            return {"Instances": [self._describe(m) for m in machines]}
-        weather, now = self._weather, self.now
+        token, now = params["ClientToken"], self.now
+        [tags] = [one["Tags"] for one in params["TagSpecifications"] if one["ResourceType"] == "instance"]
+        given = {tag["Key"]: tag["Value"] for tag in tags}
+        cluster = given["creator"], given["Cluster-Name"]
+        self.witness.launching(token, params, cluster)
+        if token in self._launches and now < self._launches[token][0] + TOKEN_LIVES:
+            return self._again(token, params)
+        weather = self._weather
         if now < weather.calm_at:
             if any(begins <= now < ends for begins, ends in weather.no_capacity):
+                self.lacks.add(cluster)
                 raise client_error("InsufficientInstanceCapacity", "There is no capacity in this zone.", 500)
             if now >= weather.quota_from:
                 raise client_error("VcpuLimitExceeded", "You have requested more vCPU capacity than your limit.")
         count = params["MaxCount"]
         if now < weather.calm_at and count > 1 and weather.chance(weather.partial):
             count = weather.rng.randint(1, count - 1)
-        [tags] = [one["Tags"] for one in params["TagSpecifications"] if one["ResourceType"] == "instance"]
-        given = {tag["Key"]: tag["Value"] for tag in tags}
-        machines = [self.launch(token, given) for _ in range(count)]
-        self._launches[token] = (dict(params), machines)
+            self.lacks.add(cluster)
+        machines = [self.launch(token, given, kind=params["InstanceType"]) for _ in range(count)]
+        self._launches[token] = (now, dict(params), machines)
+        return {"Instances": [self._describe(m) for m in machines]}
+
+    def _again(self, token: str, params: Mapping[str, Any]) -> Answer:
+        _, before, machines = self._launches[token]
+        if before != params:
+            raise client_error("IdempotentParameterMismatch", "The client token was used with other parameters.")
+        if self._weather.forgets_tokens and not any(m.exists for m in machines):
+            raise client_error("IdempotentInstanceTerminated", "The instances of that token are terminated.")
         return {"Instances": [self._describe(m) for m in machines]}
 
     def describe_instances(self, params: Mapping[str, Any]) -> Answer:
         filters = {one["Name"]: one["Values"] for one in params["Filters"]}
         by_tag = any(name.startswith("tag:") for name in filters)
+        after = params.get("NextToken", "")
+        if after and (torn := self._weather.breaks_off(self.now)) is not None:
+            raise torn
         found = [
             m
             for m in self.machines.values()
-            if self._is_shown(m)
+            if m.id > after
+            and self._is_shown(m)
             and (not by_tag or m.tags_from <= self.now)
             and all(_fits(m, *f) for f in filters.items())
         ]
-        return {"Reservations": [{"Instances": [self._describe(m)]} for m in found]}
+        page = min(self._weather.page, params["MaxResults"])
+        answer: dict[str, Any] = {"Reservations": [{"Instances": [self._describe(m)]} for m in found[:page]]}
+        return answer | ({"NextToken": found[page - 1].id} if len(found) > page else {})
 
     def terminate_instances(self, params: Mapping[str, Any]) -> Answer:
         machines = self._known(params["InstanceIds"])
@@ -205,6 +240,8 @@ class Cloud:
                 raise client_error("InvalidInstanceID.NotFound", f"The instance ID '{machine.id}' does not exist")
             self.witness.touched(machine, "tagged")
             machine.tags |= {tag["Key"]: tag["Value"] for tag in params["Tags"]}
+        for volume in (resource for resource in params["Resources"] if resource.startswith("vol-")):
+            self.volumes.tag(volume, {tag["Key"]: tag["Value"] for tag in params["Tags"]})
         return {}
 
     def monitor_instances(self, params: Mapping[str, Any]) -> Answer:
@@ -212,8 +249,12 @@ class Cloud:
             self.witness.touched(machine, "monitored")
         return {}
 
-    def get_console_output(self, _params: Mapping[str, Any]) -> Answer:
-        return {}
+    def get_console_output(self, params: Mapping[str, Any]) -> Answer:
+        [machine] = self._known([params["InstanceId"]])
+        if machine.running_at is None or self.now < machine.running_at + CONSOLE_AFTER:
+            return {}
+        key = f"ssh-ed25519 AAAA{machine.number}"
+        return {"Output": f"-----BEGIN SSH HOST KEY KEYS-----\n{key}\n-----END SSH HOST KEY KEYS-----\n"}
 
     def describe_images(self, params: Mapping[str, Any]) -> Answer:
         disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 8}}
@@ -225,11 +266,11 @@ class Cloud:
 
     # --- what machines do by themselves --------------------------------------------------------------------------
 
-    def launch(self, token: str, tags: Mapping[str, str], *, ours: bool = True) -> Machine:
+    def launch(self, token: str, tags: Mapping[str, str], *, kind: str = "g5.xlarge", ours: bool = True) -> Machine:
         """Make a machine that boots."""
         weather, rng, now = self._weather, self._weather.rng, self.now
         number = next(self._numbers)
-        machine = Machine(f"i-{number:017x}", number, token, dict(tags), launched_at=now, ours=ours)
+        machine = Machine(f"i-{number:017x}", number, token, dict(tags), launched_at=now, kind=kind, ours=ours)
         machine.history.append((now, "pending"))
         machine.shown_from = now + weather.lags(now)
         machine.tags_from = machine.shown_from + weather.lags(now)
@@ -238,6 +279,7 @@ class Cloud:
             begins = rng.uniform(60, 3600)
             machine.busy = ((now + begins, now + begins + rng.uniform(60, 5400)),)
         self.machines[machine.id] = machine
+        self.volumes.made(machine, tags)
         self.witness.moved(machine, "pending", "launched")
         self._announce(machine, "pending")
         if now < weather.calm_at and weather.chance(weather.dies_pending):
@@ -248,6 +290,8 @@ class Cloud:
                 self.later(rng.expovariate(1 / 600), self._die, machine)
             if weather.chance(weather.stops):
                 self.later(rng.expovariate(1 / 600), self._stop, machine)
+            if weather.chance(weather.interrupted):
+                self.later(rng.expovariate(1 / 600), self._interrupt, machine)
         return machine
 
     def _run(self, machine: Machine) -> None:
@@ -259,6 +303,11 @@ class Cloud:
     def _die(self, machine: Machine) -> None:
         if self.now < self._weather.calm_at:
             self.end(machine, "Server.InternalError: its hardware failed", by="fate")
+
+    def _interrupt(self, machine: Machine) -> None:
+        if machine.exists and self.now < self._weather.calm_at - INTERRUPTS_AFTER:
+            self._tell(interruption(machine.id))
+            self.later(INTERRUPTS_AFTER, self.end, machine, "Server.SpotInstanceTermination: Spot instance termination")
 
     def _stop(self, machine: Machine) -> None:
         if machine.state == "running" and self.now < self._weather.calm_at:
@@ -283,6 +332,7 @@ class Cloud:
 
     def _terminated(self, machine: Machine) -> None:
         machine.ended_at = self.now
+        self.volumes.ended(machine)
         self.move(machine, "terminated", "its end")
 
     def unprotect(self) -> None:
@@ -298,6 +348,9 @@ class Cloud:
         self._announce(machine, state)
 
     def _announce(self, machine: Machine, state: str) -> None:
+        self._tell(state_change(machine.id, state))
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
         weather = self._weather
         faulty = self.now < weather.calm_at
         if faulty and weather.chance(weather.event_lost):
@@ -305,11 +358,7 @@ class Cloud:
         for _ in range(2 if faulty and weather.chance(weather.event_doubled) else 1):
             late = faulty and weather.chance(weather.event_late)
             delay = weather.rng.uniform(0.3, 300.0 if late else 1.5)
-            self.later(delay, self.queue.send, json.dumps(state_change(machine.id, state)))
-
-    def later(self, seconds: float, what: Callable[..., None], *args: Any) -> None:
-        """Do something later."""
-        self._loop.call_later(seconds, functools.partial(what, *args))
+            self.later(delay, self.queue.send, json.dumps(event))
 
     # --- how it looks --------------------------------------------------------------------------------------------
 
@@ -328,7 +377,7 @@ class Cloud:
         state = machine.seen_at(self.now - min(5.0, self._weather.lags(self.now)))
         described: dict[str, Any] = {
             "InstanceId": machine.id,
-            "InstanceType": "g5.xlarge",
+            "InstanceType": machine.kind,
             "ClientToken": machine.token,
             "State": {"Name": state},
             "LaunchTime": datetime.fromtimestamp(START + machine.launched_at, UTC),
@@ -338,11 +387,22 @@ class Cloud:
         if state == "running":
             described |= {
                 "PrivateIpAddress": machine.address,
-                "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeId": machine.volume}}],
+                "BlockDeviceMappings": [
+                    {"DeviceName": "/dev/sda1", "Ebs": {"VolumeId": machine.volume, "DeleteOnTermination": True}}
+                ],
             }
         if machine.why is not None:
             described["StateReason"] = {"Message": machine.why}
         return described
+
+
+def interruption(instance: str) -> dict[str, Any]:
+    """Return EventBridge's envelope of a spot interruption's announcement."""
+    return {
+        "source": "aws.ec2",
+        "detail-type": "EC2 Spot Instance Interruption Warning",
+        "detail": {"instance-id": instance, "instance-action": "terminate"},
+    }
 
 
 def _fits(machine: Machine, name: str, values: list[str]) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 
 from flambed.codec import decode, encode
 from flambed.errors import Reason, StepError
-from flambed.journal import Entry, Journal, JournalError
+from flambed.journal import Checkpoint, Entry, Health, Journal, JournalError
 from flambed.journal.journal import Memory
 from flambed.keys import HostKey, KeyStore
-from flambed.observed.facts import Fact
+from flambed.observed.facts import ActionsBegan, Fact, Key, LaunchIntended
 from flambed.outputs import Output, Outputs
 
 PATH = Path("journal.sqlite")
@@ -31,7 +31,21 @@ class Disk:
     secrets: dict[tuple[str, str], bytes] = field(default_factory=dict)
     keys_made: int = 0
     seq: int = 0
-    intents: set[str] = field(default_factory=set)  # the tokens of committed LaunchIntended
+    intents: set[str] = field(default_factory=set)  # the tokens of all LaunchIntended that were ever committed
+    begun: set[Key] = field(default_factory=set)  # the keys of all ActionsBegan that were ever committed
+    copy: Disk | None = None
+
+    def back_up(self) -> None:
+        """Keep a copy of the state folder as it is now."""
+        self.copy = Disk(
+            list(self.rows), dict(self.creators), dict(self.memory), dict(self.secrets), self.keys_made, self.seq
+        )
+
+    def lose(self, *, put_back: bool) -> None:
+        """Lose the state folder; the copy takes its place, if there is one and it is wanted."""
+        now = self.copy if put_back and self.copy is not None else Disk(keys_made=self.keys_made)
+        self.rows, self.creators, self.memory = list(now.rows), dict(now.creators), dict(now.memory)
+        self.secrets, self.seq = dict(now.secrets), now.seq
 
 
 class Killed(BaseException):
@@ -57,12 +71,14 @@ class MemoryJournal(Journal):
         self.unknown: Counter[str] = Counter()
         self._disk = disk
         self._alive, self._full, self._point, self._kill_here, self._latency = alive, full, point, kill_here, latency
+        self.health = Health(self.commit)
         self._seq = disk.seq
         self._creators = dict(disk.creators)
         self._waiting: list[Callable[[], object]] = []
         self.memory = Memory(dict(disk.memory), self._remember, lambda name: self._later(disk.memory.pop, name, None))
 
     async def close(self) -> None:
+        await self.health.close()
         await self.commit()
 
     def append(self, cluster: str, facts: Iterable[Fact], *, cause: int | None = None) -> tuple[Entry, ...]:
@@ -83,12 +99,15 @@ class MemoryJournal(Journal):
         await self._point("before a commit")
         await asyncio.sleep(self._latency())
         if self._full():
-            raise JournalError(PATH, "cannot be written (database or disk is full)", "make room on its disk")
+            error = JournalError(PATH, "cannot be written (database or disk is full)", "make room on its disk")
+            self.health.failed(error)
+            raise error
         await self._point("in a commit")
         for write in self._waiting[:group]:
             write()
         del self._waiting[:group]
         self.commits += 1
+        self.health.wrote()
         await self._point("after a commit")
 
     def claim(self, creator: str, uid: int) -> int:
@@ -101,6 +120,12 @@ class MemoryJournal(Journal):
         rows = self._disk.rows
         self._later(lambda: rows.__setitem__(slice(None), [row for row in rows if row[1] != cluster]))
 
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        return ()
+
+    async def compact(self, now: float) -> int:
+        return 0  # it is about the file, and has tests of its own
+
     def load(self) -> Iterator[Entry]:
         for seq, cluster, cause, kind, text in self._disk.rows:
             yield Entry(seq, cluster, cause, decode(kind, text))
@@ -108,8 +133,10 @@ class MemoryJournal(Journal):
     def _row(self, row: tuple[int, str, int | None, str, str], fact: Fact) -> None:
         self._disk.rows.append(row)
         self._disk.seq = row[0]
-        if row[3] == "LaunchIntended":
-            self._disk.intents.add(fact.token)  # type: ignore[attr-defined]
+        if isinstance(fact, LaunchIntended):
+            self._disk.intents.add(fact.token)
+        elif isinstance(fact, ActionsBegan):
+            self._disk.begun.update(fact.keys)
 
     def _remember(self, name: str, value: str) -> None:
         self._later(self._disk.memory.__setitem__, name, value)
@@ -140,6 +167,9 @@ class MemoryKeys(KeyStore):
             self._keep(cluster_id, "host", str(self._disk.keys_made).encode())
         number = self._kept(cluster_id, "host").decode()
         return HostKey(f"private half {number} of {cluster_id}", f"ssh-ed25519 {cluster_id}-{number}")
+
+    def kept_host_key(self, cluster_id: str) -> str | None:
+        return self.host_key(cluster_id).public if (cluster_id, "host") in self._disk.secrets else None
 
     def keep_user_data(self, cluster_id: str, user_data: bytes) -> str:
         digest = hashlib.sha256(user_data).hexdigest()

@@ -19,6 +19,7 @@ AT_STAKE = ("run_instances", "Launch", "terminate", "Terminat", "put_metric_alar
 """What a crash is most dangerous around."""
 
 ENDPOINT = "https://aws.example"
+HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,18 @@ class Weather:
     crash: float = 0.0  # at each point between two facts, before and after each outside call
     crashes_left: int = 0
     disk_full: tuple[float, float] = (0.0, 0.0)
+    journal_lost: float = 0.0  # at a crash: the state folder is gone, or an old copy of it is put back
+    long_down: float = (
+        0.0  # seconds for which it stays down after its first crash: for longer than a client token lives
+    )
+    clock_jumps: Sequence[tuple[float, float]] = ()  # when the machine's clock is set, and by how much
+    sleeps: Sequence[tuple[float, float]] = ()  # when the machine is suspended, and for how long
+    slept: list[tuple[float, float]] = field(default_factory=list)  # from when until when it was, so far
 
     # the API
     outages: Sequence[Outage] = ()
+    page: int = 1000  # instances that Describe gives at once
+    torn: float = 0.0  # an answer of several pages breaks off
     throttled: float = 0.0
     lost_request: float = 0.0  # it never arrives
     lost_answer: float = 0.0  # it is done, and nobody hears of it
@@ -72,15 +82,21 @@ class Weather:
     protected: float = 0.0
     dies_pending: float = 0.0
     slow_end: float = 0.0
+    volume_outlives: float = 0.0  # a machine's end
+    interrupted: float = 0.0  # AWS takes a machine back, two minutes after it said so
     bad_host: float = 0.0
     bad_command: float = 0.0
     drops: float = 0.0  # a link, at each command
-    strangers: Sequence[float] = field(default=())
+    strangers: Sequence[float] = ()
+
+    # who else is there
+    two_users: bool = False
+    adopts: int = 0  # machines of an older tool that carry the cluster's tags, and that an admin wants to be taken over
 
     @classmethod
     def of(cls, rng: random.Random) -> Weather:
         """Draw the weather of a life."""
-        weather = cls(rng, calm_at=rng.choice([600.0, 1800.0, 3600.0, 7200.0]))
+        weather = cls(rng, calm_at=rng.choice([600.0, 600.0, 1800.0, 3600.0, 7200.0]))
         calm = weather.calm_at
 
         def some(chance: float, *values: Any, otherwise: Any) -> Any:
@@ -115,6 +131,23 @@ class Weather:
         weather.bad_command = some(0.3, 0.2, otherwise=0.0)
         weather.drops = some(0.3, 0.1, 0.5, otherwise=0.0)
         weather.strangers = [rng.uniform(0, calm) for _ in range(rng.choice([0, 0, 0, 1]))]
+        weather.interrupted = some(0.15, 0.3, otherwise=0.0)
+        weather.volume_outlives = some(0.3, 0.5, otherwise=0.0)
+        weather.page = some(0.3, 1, 2, otherwise=1000)
+        weather.torn = some(0.5, 0.2, otherwise=0.0)
+        weather.two_users = rng.random() < 0.15
+        weather.adopts = some(0.1, 1, 2, 4, otherwise=0)
+        weather.clock_jumps = [
+            (rng.uniform(0, calm), rng.choice([-1, 1]) * rng.choice([90.0, 600.0, 3600.0, 10800.0]))
+            for _ in range(some(0.12, 1, 2, otherwise=0))
+        ]
+        weather.sleeps = [
+            (rng.uniform(0, calm), rng.choice([60.0, 900.0, 7200.0])) for _ in range(some(0.08, 1, 2, otherwise=0))
+        ]
+        if rng.random() < 0.02:
+            weather.crash, weather.long_down = 0.02, rng.choice([21 * HOUR, 25 * HOUR])
+        if rng.random() < 0.06:
+            weather.outages = [*weather.outages, _long_outage(rng, weather)]
         return weather
 
     def chance(self, probability: float) -> bool:
@@ -150,6 +183,12 @@ class Weather:
             return lost
         return None
 
+    def breaks_off(self, now: float) -> Exception | None:
+        """Return what a call for another page meets."""
+        if now < self.calm_at and self.chance(self.torn):
+            return _refused("RequestLimitExceeded", "Request limit exceeded.", 503)
+        return None
+
     def latency(self, now: float) -> float:
         """Return the seconds that a call takes on its way."""
         if now < self.calm_at and self.chance(self.slow):
@@ -168,6 +207,18 @@ class Weather:
             outage.begins <= now < outage.ends for outage in self.outages
         )
 
+    def works_between(self, since: float, until: float) -> bool:
+        """Whether the API answered by and large all the time, quickly, and the disk took what was to be written."""
+        away = [(outage.begins, outage.ends) for outage in self.outages] + [self.disk_full]
+        if any(begins <= until and since < ends for begins, ends in away):
+            return False
+        return since >= self.calm_at or self.throttled + self.lost_request + self.lost_answer + self.slow < 0.1
+
+    def is_odd(self, since: float, until: float) -> bool:
+        """Whether the machine's clock was set, or the machine slept, between two times."""
+        slept = any(begins <= until and since <= ends for begins, ends in self.slept)
+        return slept or any(since <= at <= until for at, _ in self.clock_jumps)
+
 
 def _refused(code: str, words: str, status: int) -> Exception:
     error: Exception = client_error(code, words, status)
@@ -182,6 +233,16 @@ def _unreachable() -> Exception:
 def _window(rng: random.Random, calm: float) -> tuple[float, float]:
     begins = rng.uniform(0.0, calm)
     return begins, min(calm, begins + rng.choice([60.0, 600.0, 3600.0]))
+
+
+def _long_outage(rng: random.Random, weather: Weather) -> Outage:
+    """Return an outage of an hour of the whole API; seldom one in which no launch is answered for longer than a token lives."""
+    begins = rng.uniform(0.0, 900.0)
+    if rng.random() < 0.1:
+        weather.calm_at = begins + 22 * HOUR
+        return Outage(begins, weather.calm_at, ("run_",))
+    weather.calm_at = max(weather.calm_at, begins + HOUR + 900.0)
+    return Outage(begins, begins + HOUR, ("",))
 
 
 def _outages(rng: random.Random, calm: float) -> list[Outage]:

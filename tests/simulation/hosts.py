@@ -13,11 +13,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from flambed.errors import Reason
+from flambed.observed import probes
 from flambed.ssh import Deadlines, Host, Result, SshError, Target
 from flambed.steps import setup
 from tests.simulation.cloud import Cloud, Machine
 from tests.simulation.faults import Weather
 from tests.simulation.wire import Process
+
+ANSWER = "flambed-probe\ntimer renewed\ngpu none\nterminal none\nexperiment none\nuptime 900\nend\n"
+"""What a host says to a probe: it has a timer, and nobody uses it but by its CPU."""
 
 LOOKS_AGAIN = 10.0
 KEEPALIVE = 45.0
@@ -27,6 +31,7 @@ KEEPALIVE = 45.0
 class Run:
     """A command on a host."""
 
+    command: str
     begins: float
     ends: float
     code: int
@@ -50,7 +55,7 @@ class Hosts:
         self._cloud = cloud
         self._weather = weather
         self._hosts: dict[str, Disposition] = {}
-        self.twice: list[str] = []  # what should never have been seen
+        self.twice: list[str] = []  # set-up that should never have been seen
 
     def of(self, machine: Machine) -> Disposition:
         """Return the host of a machine as it is in this boot; a disk keeps what ended."""
@@ -95,7 +100,7 @@ class Hosts:
                     open_at = machine.running_at + host.opens_after
                     if cloud.now >= open_at:
                         return machine
-            left = until - cloud.now
+            left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 reason = Reason.UNREACHABLE
                 if machine.state == "running" and self.of(machine).trouble == "refuses":
@@ -123,22 +128,26 @@ class Session:
         await self._wait(self._weather.rng.uniform(0.02, 0.2), timeout)
         self._perhaps_drops()
         if script == setup.RUNNER:
-            result = await self._runner(args[0], timeout)
+            result = await self._runner(args[0], str(stdin), timeout)
+        elif script == probes.PROBE:
+            result = Result(0, ANSWER, "")
         else:
             result = Result(0, "", "")
         await self._process.point(f"after a script on {self._machine.id}")
         return result
 
-    async def _runner(self, key: str, timeout: float) -> Result:  # noqa: ASYNC109
+    async def _runner(self, key: str, command: str, timeout: float) -> Result:  # noqa: ASYNC109
         host, now = self._hosts.of(self._machine), self._cloud.now
         if key not in host.runs:
             rng = self._weather.rng
+            if any(run.command == command and run.code == 0 for run in host.runs.values()):
+                self._hosts.twice.append(f"{command!r} is run on {self._machine.id} again, though it went well")
             begins = max([now, *(run.ends for run in host.runs.values())])
             bad = now < self._weather.calm_at and self._weather.chance(self._weather.bad_command)
             takes = rng.choice([rng.uniform(0, 5), rng.uniform(5, 300)])
             if bad and rng.random() < 0.3:
                 takes = rng.uniform(1000, 4000)  # longer than it may
-            host.runs[key] = Run(begins, begins + takes, rng.choice([1, 2]) if bad else 0)
+            host.runs[key] = Run(command, begins, begins + takes, rng.choice([1, 2]) if bad else 0)
             self._process.call(f"{self._machine.id} runs command {key[:8]} for {takes:.0f} s")
         if host.scripts:
             self._hosts.twice.append(f"two set-ups at once on {self._machine.id}")
@@ -159,7 +168,8 @@ class Session:
 
     async def _wait(self, seconds: float, timeout: float) -> None:  # noqa: ASYNC109
         """Let time pass on the host; a machine that ends meanwhile is noticed by its silence."""
-        gives_up_at = self._cloud.now + timeout
+        clock = asyncio.get_running_loop()
+        gives_up_at = clock.time() + timeout
         done_at = self._cloud.now + seconds
         while True:
             now = self._cloud.now
@@ -167,9 +177,10 @@ class Session:
                 raise self._lost()
             if done_at <= now:
                 return
-            if gives_up_at <= now:
+            patience = gives_up_at - clock.time()
+            if patience <= 0:
                 raise SshError(Reason.TIMED_OUT, "timeout", f"a command has not ended after {timeout:g} s")
-            await asyncio.sleep(min(KEEPALIVE, max(0.001, min(done_at, gives_up_at) - now)))
+            await asyncio.sleep(min(KEEPALIVE, max(0.001, min(done_at - now, patience))))
 
     def _perhaps_drops(self) -> None:
         if self._cloud.now < self._weather.calm_at and self._weather.chance(self._weather.drops / 4):
@@ -181,7 +192,8 @@ class Session:
 
 
 _BEGINNINGS = {
-    shlex.join(["sh", "-c", script, "flambed"]): script for script in (setup.RUNNER, setup.INFORM, setup._PEEK)
+    shlex.join(["sh", "-c", script, "flambed"]): script
+    for script in (setup.RUNNER, setup.INFORM, setup._PEEK, probes.PROBE)
 }
 
 

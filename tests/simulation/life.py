@@ -1,35 +1,36 @@
-"""One life: a user, a service that crashes, and an AWS in whatever weather the seed has drawn."""
+"""One life: users, a service that crashes, and an AWS in whatever weather the seed has drawn."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 from unittest import mock
 
 from flambed import hands
 from flambed import loop as loop_module
+from flambed.access import Caller
 from flambed.desired import Cluster
-from flambed.errors import FlambedError
 from flambed.observed.world import World
 from flambed.plan import Decision, Rules
-from flambed.ssh import new_host_key
-from tests.simulation.cloud import IMAGE, Cloud
+from tests.simulation.cloud import Cloud
 from tests.simulation.disk import Disk
 from tests.simulation.eventloop import SimulationLoop
 from tests.simulation.faults import Weather
 from tests.simulation.hosts import Hosts
 from tests.simulation.invariants import DECISIONS, Watch
-from tests.simulation.process import USER, Process
+from tests.simulation.person import REFUSED_FOR_GOOD, Person
+from tests.simulation.process import Process
 from tests.simulation.story import Teller
+from tests.simulation.timeline import Timeline
+from tests.simulation.traffic import Traffic
 
-NAME, CREATOR = "demo", "user@example.com"
-KEY, _ = new_host_key()
+USER = Caller(uid=1000, gid=1000, pid=1, name="user")
+OTHER = Caller(uid=1001, gid=1001, pid=1, name="other")
+ADMIN = Caller(uid=0, gid=0, pid=1, name="root")
 
 AT_REST = frozenset({"ready", "degraded", "failed", "gone"})
 RESTS_WITHIN = 6000.0
@@ -37,8 +38,9 @@ RESTS_WITHIN = 6000.0
 
 ENDS_WITHIN = 6000.0
 QUIET_FOR = 900.0
-SETTLED_AFTER = 400.0
-"""Seconds after the last fault in which a late event may still come, and the queue is found to be readable again."""
+SETTLED_AFTER = 1000.0
+"""Seconds after the last fault in which a late event may still come, the queue is found to be readable again, an instance
+that is not shown any more is believed gone, and its volume is looked for."""
 STEP = 30.0
 
 
@@ -48,16 +50,21 @@ class Outcome:
 
     seed: int
     violations: tuple[str, ...]
-    phase: str
+    rested: str  # the phase in which the first cluster came to rest
+    phase: str  # and its last
     crashes: int
     decisions: int
+    busiest: int  # calls in a minute
     seconds: float  # of virtual time
     tell: Teller
 
     def told(self, last: int | None = None) -> str:
         """Return the whole story, what was wrong in it, and how it is seen again."""
+        again = f"Again: python -m tests.simulation {self.seed}"
+        if not self.violations:
+            return f"{self.tell.text(last)}\n\nThe life of seed {self.seed} kept every promise.\n{again}"
         wrong = "\n".join(f"  {violation}" for violation in self.violations)
-        return f"{self.tell.text(last)}\n\nBroken in the life of seed {self.seed}:\n{wrong}\nAgain: python -m tests.simulation {self.seed}"
+        return f"{self.tell.text(last)}\n\nBroken in the life of seed {self.seed}:\n{wrong}\n{again}"
 
 
 def live(seed: int, weather: Weather | None = None) -> Outcome:
@@ -68,60 +75,56 @@ def live(seed: int, weather: Weather | None = None) -> Outcome:
         return runner.run(_Life(seed, weather).run())
 
 
+class _BrokenError(Exception):
+    """A promise was broken: what comes after it tells nothing any more."""
+
+
 class _Life:
     def __init__(self, seed: int, weather: Weather | None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.weather = weather if weather is not None else Weather.of(self.rng)
-        self.factories = self.rng.randint(1, 4)
         self.crashes = 0
-        self.commands: set[asyncio.Task[str]] = set()
-        self.file = self._file()
-
-    def _file(self) -> dict[str, Any]:
-        rng = self.rng
-        orchestrator = rng.choice([-1, -1, 0, 0.25, 1, 2])
-        shorter = [hours for hours in (0, 0.25, 1) if orchestrator == -1 or hours <= orchestrator]
-        return {
-            "name": NAME,
-            "creator": CREATOR,
-            "factories_type": "g5.xlarge",
-            "orchestrator_type": "t3.large",
-            "key_name": "k",
-            "key": "/k",
-            "security_group": "sg-1",
-            "subnet_id": "subnet-1",
-            "orchestrator_ami": IMAGE,
-            "factory_ami": IMAGE,
-            "orchestrator_timeout": orchestrator,
-            "factories_timeout": rng.choice([*shorter, -1] if orchestrator == -1 else shorter),
-            "setup_cmds": ["prepare", "install"][: rng.randint(0, 2)],
-            "setup": {"timeout": "15m"},
-            "launch": {"minimum": rng.choice([1, 1, "100%"])},
-        }
+        self.rested = "unknown"
 
     # --- the whole of it -----------------------------------------------------------------------------------------
 
     async def run(self) -> Outcome:
-        loop = asyncio.get_running_loop()
+        self.timeline = Timeline()
         self.disk = Disk()
-        self.tell = Teller(loop.time)
+        self.tell = Teller(lambda: self.timeline.now)
         self.watch = Watch(self.disk, self.weather, self.tell)
-        self.cloud = self.watch.cloud = Cloud(self.weather, self.watch)
+        self.traffic = Traffic(self.timeline, self.weather, self.tell, self.watch)
+        self.cloud = self.watch.cloud = Cloud(self.weather, self.watch, self.timeline)
         self.hosts = Hosts(self.cloud, self.weather)
         self.process: Process | None = None
         self.tell.note("weather", lambda: str(self.weather))
-        self.tell.note("file", lambda: str(self.file))
-        for at in self.weather.strangers:
-            self.cloud.later(at, self._stranger)
+        self.people = self.watch.people = self._people()
         with self._in_place():
-            await self._live()
-            phase = self.phase
+            with contextlib.suppress(_BrokenError):
+                await self._live()
+            phase = self.people[0].phase
             await self._bury()
         self.tell.violations += [one for one in dict.fromkeys(self.hosts.twice) if one not in self.tell.violations]
         return Outcome(
-            self.seed, tuple(self.tell.violations), phase, self.crashes, self.watch.decisions, loop.time(), self.tell
+            seed=self.seed,
+            violations=tuple(self.tell.violations),
+            rested=self.rested,
+            phase=phase,
+            crashes=self.crashes,
+            decisions=self.watch.decisions,
+            busiest=self.traffic.busiest,
+            seconds=self.timeline.now,
+            tell=self.tell,
         )
+
+    def _people(self) -> list[Person]:
+        first = ADMIN if self.weather.adopts else USER
+        people = [Person(self.rng, first, ("user@example.com", "demo"), self.cloud, self.tell)]
+        if self.weather.two_users:
+            name = self.rng.choice(["demo", "other"])
+            people.append(Person(self.rng, OTHER, ("other@example.com", name), self.cloud, self.tell))
+        return people
 
     @contextlib.contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -130,7 +133,7 @@ class _Life:
 
         def watched(desired: Cluster | None, world: World, now: float, rules: Rules) -> Decision:
             decision = inner(desired, world, now, rules)
-            self.watch.decided(decision, world, now)
+            self.watch.decided(decision, world)
             return decision
 
         with (
@@ -141,79 +144,92 @@ class _Life:
             yield
 
     async def _live(self) -> None:
+        weather, clock = self.weather, asyncio.get_running_loop()
+        for at in weather.strangers:
+            self.timeline.later(at, self._stranger)
+        for at, seconds in weather.sleeps:
+            clock.call_at(at, self._sleep, seconds)  # the loop's time, for the world's goes on meanwhile
+        self.timeline.later(self.rng.uniform(0, weather.calm_at), self.disk.back_up)
+        self._leave_behind()
         await self._start()
         await self._until(self.rng.uniform(0, 5))
-        await self._command("up")
-        for at in sorted(self.rng.uniform(0, self.weather.calm_at) for _ in range(self.rng.choice([0, 1, 3, 6]))):
+        for person in self.people:
+            person.ask("up")
+        times = [self.rng.uniform(0, weather.calm_at) for _ in range(self.rng.choice([0, 1, 3, 6]))]
+        for at in sorted(times):
             await self._until(at)
-            await self._command(
-                self.rng.choice(["up", "up", "up", "more", "shrink", "down", "hold", "release", "retry"])
-            )
-        await self._until(self.weather.calm_at)
+            self.rng.choice(self.people).ask_something()
+        while self.timeline.now < weather.calm_at:  # a machine that sleeps puts it off
+            await self._until(weather.calm_at)
         self.cloud.unprotect()
         if self.rng.random() < 0.7:
-            await self._until_at_rest()
-            await self._insist("up")
-        await self._until_at_rest()
+            await self._all_at_rest()
+            await self._all_ask("up")
+        await self._all_at_rest()
+        self.rested = self.people[0].phase
         await self._stays_quiet()
-        if self.tell.violations:
-            return
-        await self._insist("down")
-        ended_by = self.cloud.now + ENDS_WITHIN
-        while not self._is_over() and self.cloud.now < ended_by and not self.tell.violations:
-            await self._until(self.cloud.now + STEP)
+        await self._all_ask("down")
+        ends_by = self.timeline.now + ENDS_WITHIN
+        while not self._is_over() and self.timeline.now < ends_by:
+            await self._until(self.timeline.now + STEP)
         if not self._is_over():
-            self.tell.violation(f"{ENDS_WITHIN:g} s after `down` the cluster is {self.phase}")
+            phases = ", ".join(person.phase for person in self.people)
+            self.tell.violation(f"{ENDS_WITHIN:g} s after `down` the clusters are {phases}")
         self.watch.nothing_is_left()
 
     def _is_over(self) -> bool:
-        return self.phase == "gone" and not any(
-            m.ours and m.id in self.cloud.watch.alarms for m in self.cloud.machines.values()
+        return (
+            all(person.phase == "gone" for person in self.people)
+            and not any(m.ours and m.id in self.cloud.watch.alarms for m in self.cloud.machines.values())
+            and not self.watch.volumes_left()
         )
 
-    async def _until_at_rest(self) -> None:
-        rests_by = self.cloud.now + RESTS_WITHIN
-        while self.phase not in AT_REST and not self.tell.violations:
-            if self.cloud.now >= rests_by:
-                world = self.watch.world
-                self.tell.violation(
-                    f"the cluster is {self.phase} for {RESTS_WITHIN:g} s without any fault: {world and world.reason}"
-                )
-                return
-            await self._until(self.cloud.now + STEP)
+    async def _all_at_rest(self) -> None:
+        rests_by = self.timeline.now + RESTS_WITHIN
+        for person in self.people:
+            while person.phase not in AT_REST:
+                if self.timeline.now >= rests_by:
+                    why = person.world and person.world.reason
+                    self.tell.violation(f"a cluster is {person.phase} for {RESTS_WITHIN:g} s without any fault: {why}")
+                    return
+                await self._until(self.timeline.now + STEP)
 
     async def _stays_quiet(self) -> None:
         """A cluster that has converged decides nothing, for as long as nothing happens to its machines."""
-        await self._until(max(self.cloud.now + STEP, self.weather.calm_at + SETTLED_AFTER))
-        first, actions, moves = len(self.disk.rows), self.watch.actions, self.watch.moves
-        quiet = self.phase == "ready" and self.cloud.now - self.watch.moved_at > SETTLED_AFTER
-        if any(machine.state == "shutting-down" for machine in self.cloud.machines.values()):
-            quiet = False
-        await self._until(self.cloud.now + QUIET_FOR)
-        told = [row[3] for row in self.disk.rows[first:] if row[3] in DECISIONS]
-        decided = self.watch.actions - actions
-        if quiet and moves == self.watch.moves and (told or decided):
-            self.tell.violation(f"a cluster that is ready decides: {decided} actions, facts {told}")
+        await self._until(max(self.timeline.now + STEP, self.weather.calm_at + SETTLED_AFTER))
+        before = [self._decided(person) for person in self.people]
+        quiet = [self._may_be_quiet(person) for person in self.people]
+        await self._until(self.timeline.now + QUIET_FOR)
+        for person, was, is_quiet in zip(self.people, before, quiet, strict=True):
+            moves, actions, facts = self._decided(person)
+            told = facts[len(was[2]) :]
+            if is_quiet and moves == was[0] and (told or actions != was[1]):
+                self.tell.violation(f"a cluster that is ready decides: {actions - was[1]} actions, facts {told}")
 
-    @property
-    def phase(self) -> str:
-        """What the service says of the cluster."""
-        world = self.watch.world
-        if world is not None:
-            return world.phase
-        # A service that knows of no cluster has nothing to give back.
-        return "unknown" if self.process is None or self.process.dead else "gone"
+    def _decided(self, person: Person) -> tuple[int, int, list[str]]:
+        """Return how often a cluster's machines moved, how many actions it began, and what facts that led to."""
+        cluster_id = person.world.cluster_id if person.world is not None else ""
+        facts = [row[3] for row in self.disk.rows if row[1] == cluster_id and row[3] in DECISIONS]
+        return self.watch.moves[person.identity], self.watch.actions[person.identity], facts
+
+    def _may_be_quiet(self, person: Person) -> bool:
+        last = self.watch.moved_at.get(person.identity, 0.0)
+        leaving = any(m.state == "shutting-down" for m in self.cloud.machines.values())
+        return person.phase == "ready" and self.timeline.now - last > SETTLED_AFTER and not leaving
 
     # --- the service ---------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
         while True:
             self.tell.note("service", lambda: "starts")
-            self.process = self.watch.process = Process(self.disk, self.cloud, self.hosts, self.weather, self.tell)
-            starting = asyncio.create_task(self.process.start(), name="start")
-            died = asyncio.create_task(self.process.died.wait())
+            process = Process(self.disk, self.cloud, self.hosts, self.weather, self.tell, self.traffic)
+            self.process = self.watch.process = process
+            for person in self.people:
+                person.process = process
+            starting = asyncio.create_task(process.start(), name="start")
+            died = asyncio.create_task(process.died.wait())
             await asyncio.wait({starting, died}, return_when=asyncio.FIRST_COMPLETED)
-            if not self.process.dead:
+            if not process.dead:
                 died.cancel()
                 starting.result()
                 return
@@ -234,7 +250,9 @@ class _Life:
         """Let time pass; a service that is killed meanwhile comes up again after a while."""
         while True:
             assert self.process is not None
-            left = at - self.cloud.now
+            if self.tell.violations:
+                raise _BrokenError
+            left = at - self.timeline.now
             if left <= 0 and not self.process.dead:
                 return
             try:
@@ -245,65 +263,63 @@ class _Life:
                 continue
             await self._bury()
             self.crashes += 1
-            await asyncio.sleep(self.rng.choice([0.1, 1.0, 5.0, 60.0, 900.0]))
+            self._damage()
+            if self.crashes == 1 and self.weather.long_down:
+                await asyncio.sleep(self.weather.long_down)
+            else:
+                await asyncio.sleep(self.rng.choice([0.1, 1.0, 5.0, 60.0, 900.0]))
             await self._start()
 
-    # --- the user ------------------------------------------------------------------------------------------------
+    def _damage(self) -> None:
+        """Now and then the state folder does not outlive the crash: it is gone, or comes out of an old backup."""
+        weather = self.weather
+        if self.timeline.now < weather.calm_at and weather.chance(weather.journal_lost):
+            old = self.rng.random() < 0.5
+            self.tell.note("disk", lambda: "an old copy is put back" if old else "everything on it is lost")
+            self.disk.lose(put_back=old)
 
-    async def _command(self, name: str) -> None:
-        """Give a command, and do not wait for its answer: the service may die on it."""
-        assert self.process is not None
-        if name == "more":
-            self.factories = min(self.factories + self.rng.randint(1, 2), 6)
-        elif name == "shrink":
-            self.factories = max(1, self.factories - 1)
-        task = asyncio.create_task(self._ask(name, self._call_of(name)), name=name)
-        self.commands.add(task)
-        task.add_done_callback(self.commands.discard)
+    def _sleep(self, seconds: float) -> None:
+        if self.timeline.now >= self.weather.calm_at:
+            return
+        self.tell.note("machine", lambda: f"sleeps for {seconds:g} s")
+        self.weather.slept.append((self.timeline.now, self.timeline.now + seconds))
+        self.timeline.sleep(seconds)
+        self.watch.overslept()
+        self.weather.calm_at = max(self.weather.calm_at, self.timeline.now + 60.0)
+        self.tell.note("machine", lambda: "wakes up")
 
-    async def _insist(self, name: str) -> None:
+    # --- people --------------------------------------------------------------------------------------------------
+
+    async def _all_ask(self, name: str) -> None:
         """Give a command until it is accepted, as a person does; a refusal that will stand is an answer, too."""
-        for _ in range(40):
-            answer = await self._ask(name, self._call_of(name))
-            if answer in ("", "ConflictError", "NotAllowedError", "NotKnownError") or self.tell.violations:
-                return
-            await self._until(self.cloud.now + STEP)
-
-    async def _ask(self, name: str, call: Callable[[], Awaitable[Any]]) -> str:
-        self.tell.note("user", lambda: f"{name} ({self.factories} factories)")
-        try:
-            answer = await call()
-        except FlambedError as error:
-            words = f"{name}: {type(error).__name__}: {error}"
-            self.tell.note("user", lambda: words)
-            return type(error).__name__
-        except Exception as error:  # noqa: BLE001 - a bug in a command is what we look for
-            self.tell.violation(f"`{name}` crashed: {error!r}")
-            return "bug"
-        self.tell.note("user", lambda: f"{name} is answered: {answer['phase']}")
-        return ""
-
-    def _call_of(self, name: str) -> Callable[[], Awaitable[Any]]:
-        assert self.process is not None
-        service = self.process.service
-        if name in ("up", "more", "shrink"):
-            if self.phase == "gone" and not self.cloud.alive() and not self.commands:
-                self.watch.most_factories = 0
-            self.watch.most_factories = max(self.watch.most_factories, self.factories)
-            document = json.dumps({**self.file, "factories_num": self.factories})
-            return lambda: service.up(USER, document, ref=NAME, overrides=(), key=KEY, shrink=name == "shrink")
-        if name == "hold":
-            seconds = self.rng.uniform(60, 7200)
-            return lambda: service.hold(USER, NAME, seconds=seconds, why="a test")
-        if name == "retry":
-            return lambda: service.retry(USER, NAME, None)
-        return lambda: getattr(service, name)(USER, NAME)
+        for person in self.people:
+            for _ in range(40):
+                answer = await person.answer_to(name)
+                if not answer or answer in REFUSED_FOR_GOOD:
+                    break
+                await self._until(self.timeline.now + STEP)
 
     def _stranger(self) -> None:
-        """Somebody else launches a machine under the cluster's own tags, and one that has nothing to do with it."""
-        tags = {"creator": CREATOR, "Cluster-Name": NAME, "Purpose": "flambe", "Role": "Factory"}
-        self.cloud.launch("theirs", tags, ours=False)
+        """Somebody else launches a machine under a cluster's own tags, and one that has nothing to do with it."""
+        creator, name = self.rng.choice(self.people).identity
+        tags = {"creator": creator, "Cluster-Name": name, "Purpose": "flambe", "Role": "Factory"}
+        machine = self.cloud.launch("theirs", tags, ours=False)
+        machine.adoptable = bool(self.weather.adopts) and machine.cluster == self.people[0].identity
         self.cloud.launch("others", {"Name": "else"}, ours=False)
+
+    def _leave_behind(self) -> None:
+        """Machines of the cluster from before there was this service; the first is its orchestrator."""
+        creator, name = self.people[0].identity
+        for number in range(self.weather.adopts):
+            tags = {
+                "creator": creator,
+                "Cluster-Name": name,
+                "Purpose": "flambe",
+                "Role": "Factory" if number else "Orchestrator",
+            }
+            machine = self.cloud.launch("before", tags, kind="g5.xlarge" if number else "t3.large", ours=False)
+            machine.adoptable = True
+            machine.shown_from = machine.tags_from = self.timeline.now  # they are old
 
 
 def clear_weather(calm_at: float = 600.0) -> Weather:

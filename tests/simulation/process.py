@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from flambed import hands
-from flambed.access import Caller
 from flambed.aws import Aws, Clients
 from flambed.fleet import Fleet
 from flambed.hands import Bench
@@ -15,17 +14,17 @@ from flambed.journal import Entry
 from flambed.log import Log
 from flambed.service import Service
 from flambed.settings import Settings
+from flambed.tasks import supervise
 from tests.fakes import QUEUE
 from tests.simulation.cloud import Cloud
 from tests.simulation.disk import Disk, MemoryJournal, MemoryKeys, MemoryOutputs
 from tests.simulation.faults import Weather
 from tests.simulation.hosts import Hosts
 from tests.simulation.story import Teller
+from tests.simulation.timeline import machine_clock
 from tests.simulation.wire import Wire
-from tests.virtualtime import VirtualClock
 
 REGION = "us-east-1"
-USER = Caller(uid=1000, gid=1000, pid=1, name="user")
 
 BUGS = frozenset({"step.crashed", "loop.crashed", "log.undeclared"})
 
@@ -69,17 +68,31 @@ def _fact(entry: Entry) -> str:
     return f"{entry.seq} (of {entry.cause}) {entry.fact}"
 
 
-class Process:
-    """The service, from its start until it is killed."""
+class Traffic(Protocol):
+    """Who watches the calls."""
 
-    def __init__(self, disk: Disk, cloud: Cloud, hosts: Hosts, weather: Weather, tell: Teller) -> None:
+    def called(self, method: str, error: Exception | None) -> None:
+        """A call was answered, or refused."""
+
+
+class Process:
+    """The service, from its start until it is killed.
+
+    Attributes:
+        began: when it was started, seconds of the life.
+    """
+
+    def __init__(
+        self, disk: Disk, cloud: Cloud, hosts: Hosts, weather: Weather, tell: Teller, traffic: Traffic
+    ) -> None:
         self.tell = tell
         self.dead = False
         self.died = asyncio.Event()
         self._weather = weather
         self._hosts = hosts
-        self._loop = asyncio.get_running_loop()
-        self.began = self._loop.time()
+        self._timeline = cloud.timeline
+        self._traffic = traffic
+        self.began = self._timeline.now
         self.wire = Wire(cloud, weather, self)
         self.journal = MemoryJournal(
             disk,
@@ -90,7 +103,7 @@ class Process:
             latency=lambda: weather.rng.uniform(0.0005, 0.005),
         )
         settings = Settings.model_validate({"events": {"queues": {REGION: QUEUE} if weather.has_queue else {}}})
-        bench = Bench(
+        self._bench = bench = Bench(
             settings=settings,
             daemon="d1",
             memory=self.journal.memory,
@@ -98,11 +111,11 @@ class Process:
             outputs=MemoryOutputs(),
             ssh_slots=asyncio.Semaphore(settings.ssh.parallel),
         )
-        clock = VirtualClock()
+        clock = machine_clock(cloud.timeline, weather.clock_jumps)
         self.fleet = Fleet(
             aws=cast("Aws", OneRegion(self.wire)), bench=bench, journal=self.journal, clock=clock, log=StoryLog(self)
         )
-        self.service = Service(self.fleet, bench=bench, journal=self.journal, clock=clock)
+        self.service: Service
 
     async def start(self) -> None:
         """Come up, as `app.serve` does."""
@@ -110,12 +123,17 @@ class Process:
             self
         )  # `life` has put a stand-in there, and takes it away
         await self.fleet.start()
+        self.service = Service(self.fleet, bench=self._bench, journal=self.journal, clock=self.fleet.clock)
         region = await self.fleet.region()
         assert region.name == REGION
+        self._forgetting = asyncio.create_task(supervise(self.fleet.run, self._crashed), name="forgetting")
+
+    def _crashed(self, error: BaseException, _pause: float) -> None:
+        self.tell.violation(f"the fleet crashed: {error!r}")
 
     def kill_here(self, what: str) -> bool:
         """Kill the process at this point, if its seed says so."""
-        if not self.dead and self._weather.crashes_here(what, self._loop.time()):
+        if not self.dead and self._weather.crashes_here(what, self._timeline.now):
             self.kill(what)
         return self.dead
 
@@ -134,6 +152,14 @@ class Process:
         """Note a call."""
         self.tell.note("call", lambda: line)
 
+    def called(self, method: str, error: Exception | None) -> None:
+        """Note what became of a call."""
+        self._traffic.called(method, error)
+
+    def time_of(self, clock: float) -> float:
+        """Return the second of the life at which the machine's clock showed this, if it was not set meanwhile."""
+        return clock - self.fleet.clock.now() + self._timeline.now
+
     def _disk_is_full(self) -> bool:
         begins, ends = self._weather.disk_full
-        return begins <= self._loop.time() < ends
+        return begins <= self._timeline.now < ends

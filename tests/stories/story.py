@@ -12,12 +12,14 @@ from typing import Any
 
 from flambed.actions import (
     Action,
+    CleanUp,
     Describe,
     Find,
     Inform,
     Judge,
     Launch,
     LearnHostKey,
+    LetGo,
     Prepare,
     Protection,
     SetUp,
@@ -25,6 +27,7 @@ from flambed.actions import (
     Tag,
     Terminate,
 )
+from flambed.codec import decode_world, encode_world
 from flambed.desired import Cluster, Role
 from flambed.errors import Reason
 from flambed.observed import facts
@@ -71,9 +74,10 @@ class Story:
     # --- what happens -----------------------------------------------------------------------------------------
 
     def happens(self, *happened: Fact) -> None:
-        """Fold facts."""
+        """Fold facts; whatever world comes of it can be written to the journal and read back."""
         for fact in happened:
             self.world = fold(self.world, fact)
+            assert decode_world(encode_world(self.world)) == self.world
 
     def up(self, wanted: Cluster | None = None, **changes: Any) -> None:
         """Somebody runs `up`."""
@@ -267,12 +271,10 @@ def words(action: Action) -> str:
             return f"prepare {' '.join(roles)}"
         case Launch(token, spec):
             return f"launch {spec.count} {spec.role} ({token})"
-        case Describe(instances):
-            return f"describe {' '.join(instances)}"
+        case Describe(instances) | Start(instances) | Terminate(instances):
+            return f"{type(action).__name__.lower()} {' '.join(instances)}"
         case Tag(instance, _, tags):
             return f"tag {instance} {tags['Name']}"
-        case Start(instances):
-            return f"start {' '.join(instances)}"
         case LearnHostKey(instance):
             return f"learn the host key of {instance}"
         case SetUp():
@@ -281,7 +283,7 @@ def words(action: Action) -> str:
             return f"inform {instance}"
         case Judge(cases):
             return f"judge {' '.join(case.instance for case in cases)}"
-        case Terminate(instances):
-            return f"terminate {' '.join(instances)}"
+        case CleanUp(volumes) | LetGo(volumes):
+            return f"{'clean up' if isinstance(action, CleanUp) else 'let go'} {' '.join(volumes)}"
         case _:
             raise AssertionError(action)

@@ -107,19 +107,35 @@ def test_an_event_alone_ends_nobody() -> None:
 
 
 def test_nobody_is_gone_because_a_query_came_back_empty() -> None:
-    """A fresh id is unknown for minutes: it takes three looks and ten minutes to believe that it is gone."""
+    """A fresh id is unknown for minutes: it takes twelve looks and ten minutes to believe that it is gone."""
     story = Story()
     launched(story)
     story.happens(facts.ClusterSurveyed(at=story.now, instances=(), began=story.now + 1))
     story.passes(2)
     assert story.decides() == ["describe i-0 i-o"]
-    for _ in range(3):
+    for _ in range(11):
         story.described(missing=["i-0", "i-o"])
         assert "gone" not in story.stages().values()
-        story.passes(200)
+        story.passes(60)
         assert story.decides() == ["describe i-0 i-o"]
     story.described(missing=["i-0", "i-o"])
     assert set(story.stages().values()) == {Stage.GONE}
+
+
+def test_a_clock_that_jumps_makes_nobody_gone() -> None:
+    """Ten minutes of a clock are not ten minutes: so many looks take their time, whatever it shows."""
+    story = Story()
+    launched(story)
+    story.happens(facts.ClusterSurveyed(at=story.now, instances=(), began=story.now + 1))
+    story.passes(2)
+    story.decides()
+    story.described(missing=["i-0", "i-o"])
+    story.passes(3600)
+    for _ in range(5):
+        story.decides()
+        story.described(missing=["i-0", "i-o"])
+        story.passes(60)
+    assert "gone" not in story.stages().values()
 
 
 @pytest.mark.seed("S22")

@@ -206,9 +206,9 @@ def test_an_instance_that_was_only_believed_gone_is_taken_back_and_given_back() 
     story.launches(Role.ORCHESTRATOR, "i-o")
     story.launches(Role.FACTORY, "i-0")
     story.happens(facts.StateNotified(at=story.now, instance="i-0", state="stopping"))
-    for _ in range(4):
+    for _ in range(12):
         story.happens(facts.InstancesDescribed(at=story.now, instances=(), missing=("i-0",)))
-        story.passes(250)
+        story.passes(60)
     assert story.stages()["i-0"] is Stage.GONE
     surveyed(story, see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running"))
     assert story.stages()["i-0"] is Stage.RUNNING

@@ -95,12 +95,14 @@ def test_an_instance_that_is_no_longer_known_counts_as_gone_only_after_looks() -
     story.decides()
     story.ends("Terminate", reason=Reason.GONE)
     assert story.decides() == ["describe i-0 i-o"]
-    for _ in range(3):
+    for _ in range(11):
         story.described(missing=["i-o", "i-0"])
         assert story.world.phase == "stopping"
-        story.passes(200)
-        assert story.decides() == ["terminate i-o i-0", "describe i-0 i-o"]
-        story.ends("Terminate", reason=Reason.GONE)
+        story.passes(60)
+        lines = story.decides()
+        assert lines[-1] == "describe i-0 i-o"
+        if "terminate i-o i-0" in lines:
+            story.ends("Terminate", reason=Reason.GONE)
     story.described(missing=["i-o", "i-0"])
     assert story.decides() == []
     assert story.world.phase == "gone"

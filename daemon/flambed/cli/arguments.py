@@ -120,6 +120,12 @@ COMMANDS: Final = (
         "What follows -- is run on the host: flambectl ssh NAME HOST -- nvidia-smi",
         "[-- COMMAND]",
     ),
+    Command(
+        "gc",
+        "remove what is left over: instances, alarms and volumes of this service that belong to no cluster; for admins",
+        (_YES, _flag("--plan", "only show what there is")),
+        "Lists first, and asks. Instances are ended until EC2 confirms, then alarms and volumes are deleted.",
+    ),
     Command("doctor", "check credentials, permissions, queue, quotas, clock and key files; say what to do"),
     Command("version", "the versions of flambectl and of the service"),
     Command(

@@ -103,13 +103,15 @@ class Client:
             response.close()
         return self._document(raw, response.status, mistake)
 
-    def stream(self, path: str, query: Query = ()) -> Iterator[Any]:
-        """Yield the documents of a stream as they come, and None at its signs of life.
+    def stream(self, path: str, query: Query = (), *, body: bytes | None = None) -> Iterator[Any]:
+        """Yield the documents of a stream as they come, and None at its signs of life. With a body it is a POST of JSON.
 
         Raises:
             FailureError: the service cannot be reached, refuses, falls silent, or goes away in the middle of a document.
         """
-        response = self._send("GET", path, query, timeout=self._quiet)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        method = "GET" if body is None else "POST"
+        response = self._send(method, path, query, body=body, headers=headers, timeout=self._quiet)
         try:
             if response.status != http.client.OK:
                 self._document(response.read(), response.status, None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flambed.cli import completion as completions
-from flambed.cli import login, outcome, progress, reasons, show
+from flambed.cli import leftovers, login, outcome, progress, reasons, show
 from flambed.cli.client import ANSWER_SECONDS, Client, cluster_path, find_socket
 from flambed.cli.console import Console
 from flambed.cli.failure import Exit, FailureError
@@ -214,6 +214,32 @@ def ssh(args: argparse.Namespace, console: Console) -> int:
     return login.run(found, Path(args.key or found["key_path"]).expanduser(), args.remote, os.environ)
 
 
+def gc(args: argparse.Namespace, console: Console) -> int:
+    """Remove what is left over, after showing it; 1 where something could not be removed."""
+    client = _client(args, answer=DOCTOR_SECONDS)
+    found = client.get("/v1/orphans")
+    if args.plan or not console.as_json:
+        _print(found, console, leftovers.listed(found, console))
+    ripe = [one["id"] for one in found if one["removable"]]
+    if args.plan or not ripe:
+        return Exit.DONE
+    _confirm(args, console, f"Remove {leftovers.count([one for one in found if one['removable']])}?", ())
+    refused = False
+    try:
+        for told in client.stream("/v1/orphans/remove", body=json.dumps({"ids": ripe}).encode()):
+            if told is None:
+                continue
+            refused = refused or told["outcome"] == "refused"
+            if console.as_json:
+                console.document(told, one_line=True)
+            else:
+                console.line(leftovers.told(told))
+    except KeyboardInterrupt:
+        advice = ["See what is left: flambectl gc --plan"]
+        raise FailureError(Exit.INTERRUPTED, "interrupted; what was asked to end does so", advice) from None
+    return Exit.FAILED if refused else Exit.DONE
+
+
 def doctor(args: argparse.Namespace, console: Console) -> int:
     """Print what the service found; 1 where something is not as it must be."""
     found = _client(args, answer=DOCTOR_SECONDS).get("/v1/doctor")
@@ -245,7 +271,7 @@ def completion(args: argparse.Namespace, console: Console) -> int:
 RUN: Final[Mapping[str, Run]] = {
     "up": up, "down": down, "list": list_, "status": status, "watch": watch, "validate": validate, "plan": plan,
     "events": events, "logs": logs, "hold": hold, "release": release, "why": why, "retry": retry, "ssh": ssh,
-    "doctor": doctor, "version": version, "completion": completion,
+    "gc": gc, "doctor": doctor, "version": version, "completion": completion,
 }  # fmt: skip
 """The function of each command in `arguments.COMMANDS`."""
 

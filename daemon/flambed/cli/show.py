@@ -77,7 +77,12 @@ def clusters(found: Sequence[Document], console: Console) -> list[str]:
         [cut(printable(one.get(key) or ""), _REASON) for key in ("name", "creator", "region", "phase", "reason")]
         for one in sorted(found, key=lambda one: (one["name"], one["creator"]))
     ]
-    return table(("NAME", "CREATOR", "REGION", "PHASE", "REASON"), rows, console.width)
+    return [*read_only(found), *table(("NAME", "CREATOR", "REGION", "PHASE", "REASON"), rows, console.width)]
+
+
+def read_only(found: Sequence[Document]) -> list[str]:
+    """Return a warning where the service says that it begins nothing."""
+    return [f"warning: {printable(why)}" for why in {one.get("read_only") for one in found} if why]
 
 
 def status(cluster: Document, console: Console, now: datetime | None = None) -> list[str]:
@@ -93,6 +98,7 @@ def status(cluster: Document, console: Console, now: datetime | None = None) -> 
         ),
     )
     lines = [
+        *read_only([cluster]),
         headline(cluster, console),
         f"creator {printable(cluster['creator'])}; {counts(cluster) or 'no instances'}",
     ]

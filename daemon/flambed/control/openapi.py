@@ -157,6 +157,19 @@ def _paths() -> dict[str, dict[str, Schema]]:
                 errors=(403,),
             )
         },
+        "/v1/orphans": {
+            "get": _operation(
+                "orphans", "What carries this service's tags and belongs to no known cluster; for admins.",
+                array(ref("Orphan")), errors=(403,),
+            )
+        },
+        "/v1/orphans/remove": {
+            "post": _operation(
+                "removeOrphans", "Remove orphans that were listed, and tell what becomes of each; for admins.",
+                ref("Removal"), stream="always", errors=(403, 408, 413),
+                body=_json_body(record({"ids": array(TEXT)}), required=True),
+            )
+        },
         "/v1/doctor": {"get": _operation("doctor", "Check what the service needs.", array(ref("Check")))},
         "/v1/health": {
             "get": _operation(

@@ -190,6 +190,18 @@ def words(body: dict[str, Any], name: str) -> str:
     return text
 
 
+def texts(body: dict[str, Any], name: str) -> list[str]:
+    """Return a list of texts out of a body.
+
+    Raises:
+        UnreadableError: it is no list, or not only of texts.
+    """
+    found = body[name]
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise UnreadableError(f"{name!r} must be a list of texts")
+    return found
+
+
 async def _body(request: web.Request) -> bytes:
     if (request.content_length or 0) > MOST_BYTES:
         raise web.HTTPRequestEntityTooLarge(max_size=MOST_BYTES, actual_size=request.content_length or 0)

@@ -47,6 +47,10 @@ _SUMMARY: Final[Schema] = {
     "region": TEXT,
     "phase": {"type": "string", "enum": list(PHASES)},
     "reason": {"description": "Why it is in this phase; null where that needs no saying.", **TEXT_OR_NULL},
+    "read_only": {
+        "description": "Why the service begins nothing, and what to do: its journal cannot be written. null while it can.",
+        **TEXT_OR_NULL,
+    },
 }
 
 _INSTANCE: Final[Schema] = {
@@ -69,8 +73,8 @@ _INSTANCE: Final[Schema] = {
 }  # fmt: skip
 
 SCHEMAS: Final[dict[str, Schema]] = {
-    "Summary": record(_SUMMARY, description="One cluster, without its instances."),
-    "Status": record({**_SUMMARY, "instances": array(ref("Instance"))}, description="One cluster in full."),
+    "Summary": record(_SUMMARY, "read_only", description="One cluster, without its instances."),
+    "Status": record({**_SUMMARY, "instances": array(ref("Instance"))}, "read_only", description="One cluster in full."),
     "Instance": record(_INSTANCE, "protection", description="One instance of a cluster."),
     "Plan": record(
         {
@@ -167,6 +171,36 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "alarm": {"description": "Whether it has an alarm that ends it.", **YES_NO},
         },
         description="One instance, wherever it belongs.",
+    ),
+    "Orphan": record(
+        {
+            "kind": {"type": "string", "enum": ["instance", "alarm", "volume"]},
+            "id": {"description": "EC2's id; of an alarm its name.", **TEXT},
+            "region": TEXT,
+            "state": {"description": "AWS's word for it.", **TEXT},
+            "name": {"description": "Its tag Name.", **TEXT_OR_NULL},
+            "cluster": {"description": "Its tag Cluster-Name.", **TEXT_OR_NULL},
+            "creator": TEXT_OR_NULL,
+            "cluster_id": {"description": "The id of the cluster that its tags name.", **TEXT_OR_NULL},
+            "created_at": TIME_OR_NULL,
+            "removable": {"description": "Seen twice, and older than the grace time.", **YES_NO},
+            "reason": {"description": "Why it is not removable yet.", **TEXT_OR_NULL},
+        },
+        description="Something of this service's that belongs to no cluster that is known.",
+    ),
+    "Removal": record(
+        {
+            "kind": {"type": ["string", "null"], "enum": ["instance", "alarm", "volume", None]},
+            "id": TEXT,
+            "region": TEXT_OR_NULL,
+            "outcome": {
+                "description": "An instance is `ending` until EC2 says that it is terminated.",
+                "type": "string",
+                "enum": ["ending", "removed", "refused"],
+            },
+            "reason": {"description": "Why it was refused.", **TEXT_OR_NULL},
+        },
+        description="What became of an orphan that was to be removed.",
     ),
     "Check": record(
         {

@@ -60,6 +60,8 @@ class Control:
             ("GET", f"{cluster}/ssh", self._ssh),
             ("GET", "/v1/events", self._events),
             ("GET", "/v1/instances", self._instances),
+            ("GET", "/v1/orphans", self._orphans),
+            ("POST", "/v1/orphans/remove", self._remove_orphans),
             ("GET", "/v1/doctor", self._doctor),
             ("GET", "/v1/health", self._health),
             ("GET", "/v1/openapi.json", self._describe),
@@ -155,6 +157,10 @@ class Control:
         found = await self._service.instances(caller, creator=query.text("creator"), host=query.text("host"))
         return answers.document(found)
 
+    async def _orphans(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        return answers.document(await self._service.orphans(await requests.caller(request)))
+
     async def _doctor(self, request: web.Request) -> web.StreamResponse:
         Query(request)
         return answers.document(await self._service.doctor(await requests.caller(request)))
@@ -221,6 +227,11 @@ class Control:
         host = requests.words(body, "host") if body.get("host") is not None else None
         change = self._service.retry(await requests.caller(request), request.match_info["ref"], host)
         return answers.document(await self._carry_out(change), status=202)
+
+    async def _remove_orphans(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        ids = requests.texts(await requests.json_object(request, required=("ids",)), "ids")
+        return await self._stream(request, self._service.remove_orphans(await requests.caller(request), ids))
 
     async def _stream(self, request: web.Request, items: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
         return await answers.stream(request, items, heartbeat=self._heartbeat, closing=self._closing)

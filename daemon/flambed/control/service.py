@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Protocol
 
 from flambed.access import Caller
@@ -79,6 +79,16 @@ class Service(Protocol):
 
     async def instances(self, caller: Caller, *, creator: str | None, host: str | None) -> list[dict[str, Any]]:
         """Return instances with their tags, hosts and alarm."""
+
+    async def orphans(self, caller: Caller) -> list[dict[str, Any]]:
+        """Return what carries this service's tags and belongs to no cluster that is known; for admins."""
+
+    def remove_orphans(self, caller: Caller, ids: Collection[str]) -> AsyncIterator[dict[str, Any]]:
+        """Remove those of these orphans that still are some; for admins. What it raises, it raises at the call.
+
+        Returns:
+            An iterator that tells what becomes of each, and ends when nothing more is to be done.
+        """
 
     async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         """Check everything that the service needs."""

@@ -32,8 +32,31 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
         "INSERT INTO meta VALUES ('daemon_id', lower(hex(randomblob(8))))",
     ),
+    (
+        """CREATE TABLE checkpoint (
+               cluster TEXT PRIMARY KEY,
+               seq     INTEGER NOT NULL,                   -- the last entry that is folded into it
+               at      REAL NOT NULL,                      -- when that became known, UNIX seconds
+               world   TEXT NOT NULL                       -- JSON
+           ) STRICT""",
+        """CREATE TABLE audit (                            -- what is left of entries that are no more
+               seq     INTEGER PRIMARY KEY,
+               cluster TEXT NOT NULL,
+               at      REAL NOT NULL,
+               cause   INTEGER,
+               event   TEXT NOT NULL,                      -- its name in the catalogue
+               told    TEXT NOT NULL                       -- JSON: what the log tells of it
+           ) STRICT""",
+        "CREATE INDEX audit_of_cluster ON audit (cluster, seq)",
+    ),
 )
 """What leads from each schema version to the next, beginning with the empty file; only ever added to."""
+
+_MOST_LOG: Final = 4 << 20
+"""Bytes that the write-ahead log keeps of the disk at rest; one large transaction can make it longer for a while."""
+
+_INCREMENTAL: Final = 2
+"""SQLite's word for an auto_vacuum that gives free pages back to the disk when it is told to."""
 
 _DAMAGED: Final = (
     "restore it from a backup, or move it away: clusters that run go on, and are found by their tags at their next `up`"
@@ -50,7 +73,7 @@ class JournalError(FlambedError):
     """The journal cannot be used, or could not be written."""
 
     def __init__(self, path: Path, what: str, advice: str) -> None:
-        self.path = path
+        self.path, self.what, self.advice = path, what, advice
         super().__init__(f"the journal {path} {what}: {advice}")
 
 
@@ -82,10 +105,33 @@ def open_file(path: Path) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def read_file(path: Path) -> Iterator[sqlite3.Connection]:
     """Yield a connection that sees what is committed: readers and the writer do not wait for each other."""
-    with told(path, "cannot be read"):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        with closing(connection):
-            yield connection
+    with told(path, "cannot be read"), closing(_reader(path)) as connection:
+        yield connection
+
+
+@contextmanager
+def examine_file(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection to a journal that may be anybody's: nothing is written, and a service may go on writing.
+
+    One of an older schema is copied into memory, and brought to the newest one there.
+
+    Raises:
+        JournalError: there is none, or it is none that this version can use; see `open_file`.
+    """
+    if not path.is_file():
+        raise JournalError(path, "is not there", "name the file, or the service's --state-dir or --config")
+    with told(path, "cannot be read"), ExitStack() as resources:
+        connection = resources.enter_context(closing(_reader(path)))
+        version = _check(path, connection)
+        if version == 0:
+            raise JournalError(path, "is empty", "name another file, or restore this one from a backup")
+        if version < len(MIGRATIONS):
+            copy = resources.enter_context(closing(sqlite3.connect(":memory:", isolation_level=None)))
+            connection.backup(copy)
+            _migrate(copy, version)
+            connection = copy
+        connection.execute("BEGIN")  # one view of it all, however long it takes
+        yield connection
 
 
 @contextmanager
@@ -94,9 +140,14 @@ def told(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        advice = _ADVICE.get(primary, "see to its disk, its folder and their permissions")
-        raise JournalError(path, f"{what} ({error})", advice) from error
+        raise refused(path, what, error) from error
+
+
+def refused(path: Path, what: str, error: sqlite3.Error) -> JournalError:
+    """Return SQLite's error as ours."""
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    advice = _ADVICE.get(primary, "see to its disk, its folder and their permissions")
+    return JournalError(path, f"{what} ({error})", advice)
 
 
 def _make_folder(path: Path) -> None:
@@ -128,23 +179,58 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
+def _reader(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        # A copy in a folder that cannot be written to: SQLite cannot make its -shm there. Without a -wal none is needed.
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or path.with_name(f"{path.name}-wal").exists():
+            raise
+        connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
+    return connection
+
+
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     """Check that this is a journal that this version can use, and bring it to the newest schema."""
-    [(mark,)] = connection.execute("PRAGMA application_id")
-    [(version,)] = connection.execute("PRAGMA user_version")
-    [(tables,)] = connection.execute("SELECT count(*) FROM sqlite_schema")
-    if mark != APPLICATION_ID and (mark or version or tables):
-        raise JournalError(path, "is a database of another program", "name another state folder")
-    if version > len(MIGRATIONS):
-        what = f"was written by a newer flambed (schema {version}; this version knows {len(MIGRATIONS)})"
-        raise JournalError(path, what, "run that version, or restore the journal from before the upgrade")
+    version = _check(path, connection)
     [(found,)] = connection.execute("PRAGMA quick_check(1)")
     if found != "ok":
         raise JournalError(path, f"is damaged ({found})", _DAMAGED)
+    connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")  # of a new file; another one has to be written anew
     [(mode,)] = connection.execute("PRAGMA journal_mode = WAL")
     if mode != "wal":
         raise JournalError(path, f"is kept in SQLite's mode {mode!r}, not WAL", "put the state folder on a local disk")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {_MOST_LOG}")
+    _migrate(connection, version)
+    [(vacuum,)] = connection.execute("PRAGMA auto_vacuum")
+    if vacuum != _INCREMENTAL:
+        connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+        connection.execute("VACUUM")
+
+
+def _check(path: Path, connection: sqlite3.Connection) -> int:
+    """Return the schema version of what should be a journal: 0 for an empty file.
+
+    Raises:
+        JournalError: it is none, or a newer one.
+    """
+    [(mark,)] = connection.execute("PRAGMA application_id")
+    [(version,)] = connection.execute("PRAGMA user_version")
+    [(tables,)] = connection.execute("SELECT count(*) FROM sqlite_schema")
+    if mark != APPLICATION_ID and (mark or version or tables):
+        raise JournalError(path, "is a database of another program", "name another file or state folder")
+    if version > len(MIGRATIONS):
+        what = f"was written by a newer flambed (schema {version}; this version knows {len(MIGRATIONS)})"
+        raise JournalError(path, what, "run that version, or restore the journal from before the upgrade")
+    return int(version)
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a journal from this schema version to the newest, each step of it wholly or not at all."""
     for number, statements in enumerate(MIGRATIONS[version:], version + 1):
         with connection:
             connection.execute("BEGIN IMMEDIATE")

@@ -3,6 +3,8 @@
 A fact gets its number at once and is durable when the next `commit` returns; commits are made in groups by a thread of
 their own, so that the loop never waits for the disk. The number (`seq`) is never given twice and is what the log calls
 `fact` and `cause`.
+
+While the disk refuses, its `health` says so; as soon as it takes it, all that was appended is written, in its order.
 """
 
 from __future__ import annotations
@@ -10,41 +12,36 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from flambed.codec import encode
+from flambed.journal import compaction
+from flambed.journal.file import JournalError, open_file, read_file, refused, told
+from flambed.journal.health import Health
+from flambed.journal.records import (
+    KNOWN,
+    AuditLine,
+    Checkpoint,
+    Entry,
+    Page,
+    read_audit,
+    read_checkpoints,
+    read_entries,
+)
+from flambed.observed.facts import Fact
 
-from flambed.codec import decode, encode
-from flambed.journal.file import JournalError, open_file, read_file, told
-from flambed.observed.facts import FACTS, Fact
-
-_KNOWN: Final = f"({', '.join(repr(name) for name in FACTS)})"
+T = TypeVar("T")
 
 _INSERT: Final = "INSERT INTO entry (seq, cluster, at, cause, kind, fact) VALUES (?, ?, ?, ?, ?, ?)"
-_FORGET: Final = "DELETE FROM entry WHERE cluster = ?"
 _CLAIM: Final = "INSERT INTO creator (name, uid) VALUES (?, ?)"
 
-_Statement = tuple[str, tuple[object, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A fact in its place: its number, the cluster it is about (by id), and the number of the fact that led to it."""
-
-    seq: int
-    cluster: str
-    cause: int | None
-    fact: Fact
-
-    @property
-    def at(self) -> float:
-        """When the fact became known, UNIX seconds."""
-        return self.fact.at
+_Write = Callable[[sqlite3.Connection], object]
+"""Something that is yet to be written."""
 
 
 class Memory(MutableMapping[str, str]):
@@ -75,6 +72,7 @@ class Journal:
     """The journal of one service. One service at a time may have it open; others can read the file meanwhile.
 
     Attributes:
+        health: whether it can be written.
         daemon_id: random, made with the file; tells the instances of this service from another one's.
         commits: how many groups were written since it was opened.
         memory: what is to be known after a restart and is no fact.
@@ -83,12 +81,13 @@ class Journal:
 
     def __init__(self, path: Path, connection: sqlite3.Connection, resources: ExitStack) -> None:
         self.path = path
+        self.health = Health(self.commit)
         self.commits = 0
         self._connection = connection
         self._resources = resources
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._pending: list[_Statement] = []
-        self._appended = self._durable = 0  # counts of statements
+        self._pending: list[_Write] = []
+        self._appended = self._durable = 0  # counts of writes
         self._write: asyncio.Task[None] | None = None
         rows = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entry'").fetchall()
         self._seq: int = rows[0][0] if rows else 0
@@ -101,28 +100,36 @@ class Journal:
         [(self.daemon_id,)] = connection.execute("SELECT value FROM meta WHERE name = 'daemon_id'")
         self.unknown: Counter[str] = Counter(
             dict(
-                connection.execute(f"SELECT kind, count(*) FROM entry WHERE kind NOT IN {_KNOWN} GROUP BY kind")  # noqa: S608 - class names
+                connection.execute(f"SELECT kind, count(*) FROM entry WHERE kind NOT IN {KNOWN} GROUP BY kind")  # noqa: S608 - class names
             )
         )
 
     @classmethod
-    def open(cls, path: Path) -> Journal:
+    def open(cls, path: Path, *, daemon_id: str | None = None) -> Journal:
         """Open the journal at `path`; make it where there is none, and bring it up to date.
+
+        Args:
+            path: its file.
+            daemon_id: the id that a journal gets which is made here; without it, or in one that exists: its own.
 
         Raises:
             JournalError: it cannot be opened, or must not be; see `open_file`.
         """
+        new = not path.exists() or not path.stat().st_size
         with ExitStack() as resources:
             connection = resources.enter_context(open_file(path))
             with told(path, "cannot be opened"):
+                if new and daemon_id is not None:
+                    connection.execute("UPDATE meta SET value = ? WHERE name = 'daemon_id'", (daemon_id,))
                 return cls(path, connection, resources.pop_all())
 
     async def close(self) -> None:
         """Commit what is left, and release the file.
 
         Raises:
-            JournalError: what is left could not be written; the file is released all the same.
+            JournalError: what is left could not be written, and is lost; the file is released all the same.
         """
+        await self.health.close()
         try:
             await self.commit()
         finally:
@@ -143,7 +150,8 @@ class Journal:
         """Make everything durable that was appended so far. Who comes during a write shares the next one.
 
         Raises:
-            JournalError: it could not be written. Nothing is lost: the next commit tries it again, in the same order.
+            JournalError: it could not be written. Nothing is lost: it is tried again, in the same order, until it can be
+                (see `health`), and by the next commit.
         """
         target = self._appended
         while self._durable < target:
@@ -171,46 +179,100 @@ class Journal:
         return self._creators.get(creator)
 
     def forget(self, cluster: str) -> None:
-        """Remove all entries of a cluster, with the next `commit`. Its creator's owner stays."""
-        self._put(_FORGET, cluster)
+        """Keep nothing of a cluster but its audit lines, with the next `commit`. Its creator's owner stays."""
+        self._later(lambda connection: compaction.forget(self.path, connection, cluster))
+
+    def checkpoints(self) -> Sequence[Checkpoint]:
+        """Return the worlds with which replay begins.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        with read_file(self.path) as connection:
+            return list(read_checkpoints(self.path, connection))
 
     def load(self) -> Iterator[Entry]:
-        """Return all committed entries in their order.
+        """Return all committed entries in their order; those of a cluster follow upon its checkpoint, if it has one.
 
         Raises:
             JournalError: an entry cannot be read.
         """
-        return self._select({}, limit=-1)
-
-    def clusters(self) -> list[str]:
-        """Return the ids of the clusters with committed entries, the oldest first."""
         with read_file(self.path) as connection:
-            return [
-                row[0] for row in connection.execute("SELECT cluster FROM entry GROUP BY cluster ORDER BY min(seq)")
-            ]
+            yield from read_entries(self.path, connection)
 
-    async def entries(
-        self, *, cluster: str | None = None, since: float | None = None, after_seq: int = 0, limit: int = 1000
-    ) -> list[Entry]:
-        """Return the first `limit` committed entries after a number, of one cluster or all, from `since` (UNIX s) on.
+    async def page(self, *, cluster: str | None = None, after: int = 0, limit: int = 1000) -> Page:
+        """Return the first `limit` entries and audit lines beyond a number, of one cluster or all.
 
         Raises:
-            JournalError: an entry cannot be read.
+            JournalError: one of them cannot be read.
         """
-        where = {"seq > ?": after_seq, "cluster = ?": cluster, "at >= ?": since}
-        wanted = {condition: value for condition, value in where.items() if value is not None}
-        return await asyncio.to_thread(lambda: list(self._select(wanted, limit=limit)))
+        return await asyncio.to_thread(self._page, cluster, after, limit)
+
+    async def compact(self, now: float) -> int:
+        """Fold what is old into checkpoints, drop what nobody needs any more, and give the space back (see `compaction`).
+
+        It lets commits in between, and can end anywhere.
+
+        Args:
+            now: UNIX seconds.
+
+        Returns:
+            the number of clusters that were compacted.
+
+        Raises:
+            JournalError: an entry cannot be read or folded, or it could not be written; the journal is whole all the same.
+        """
+        due = await asyncio.to_thread(self._due, now)
+        for cluster, upto in due.items():
+            while await self._run(partial(compaction.compact, self.path, cluster=cluster, upto=upto)):
+                pass
+        await self._run(partial(compaction.prune, now=now))
+        while await self._run(compaction.give_back):
+            pass
+        return len(due)
+
+    def _page(self, cluster: str | None, after: int, limit: int) -> Page:
+        with read_file(self.path) as connection:
+            connection.execute("BEGIN")  # one view of the three tables
+            entries = list(read_entries(self.path, connection, cluster=cluster, after=after, limit=limit))
+            lines = list(read_audit(connection, cluster=cluster, after=after, limit=limit))
+            starts = read_checkpoints(self.path, connection, cluster=cluster, after=after)
+            found: list[Entry | AuditLine] = [*entries, *lines]
+            found.sort(key=lambda item: item.seq)
+            return Page(tuple(found[:limit]), {start.cluster: start for start in starts})
+
+    def _due(self, now: float) -> dict[str, int]:
+        with read_file(self.path) as connection:
+            return compaction.due(connection, now)
 
     def _put(self, statement: str, *values: object) -> None:
-        self._pending.append((statement, values))
+        self._later(lambda connection: connection.execute(statement, values))
+
+    def _later(self, write: _Write) -> None:
+        self._pending.append(write)
         self._appended += 1
 
-    def _write_group(self, group: Sequence[_Statement]) -> int:
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something in a transaction of its own, where the journal is written."""
+        with told(self.path, "cannot be made smaller"):
+            return await asyncio.get_running_loop().run_in_executor(self._writer, self._transact, work)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection.in_transaction:  # a commit failed, and its rollback with it
+            self._connection.rollback()
         with self._connection:  # commits, or rolls back
             self._connection.execute("BEGIN IMMEDIATE")
-            for statement, values in group:
-                self._connection.execute(statement, values)
-        return len(group)
+            return work(self._connection)
+
+    def _write_group(self, group: Sequence[_Write]) -> int:
+        # What a commit that failed has left in the write-ahead log ends without a commit's mark, or is written over by
+        # the next try, which begins at the same place with the same rows: it can be read once, or not at all.
+        def write(connection: sqlite3.Connection) -> int:
+            for one in group:
+                one(connection)
+            return len(group)
+
+        return self._transact(write)
 
     async def _write_pending(self) -> None:
         # All is accounted for before this task is done: who looks at it then finds no write under way, and cannot be
@@ -218,27 +280,14 @@ class Journal:
         try:
             group = tuple(self._pending)
             written = await asyncio.get_running_loop().run_in_executor(self._writer, self._write_group, group)
+        except (sqlite3.Error, JournalError) as error:
+            known = error if isinstance(error, JournalError) else refused(self.path, "cannot be written", error)
+            self.health.failed(known)
+            raise
+        else:
             self.commits += 1
             self._durable += written
             del self._pending[:written]
+            self.health.wrote()
         finally:
             self._write = None
-
-    def _select(self, where: Mapping[str, object], limit: int) -> Iterator[Entry]:
-        conditions = " AND ".join((f"kind IN {_KNOWN}", *where))
-        query = f"SELECT seq, cluster, cause, kind, fact FROM entry WHERE {conditions} ORDER BY seq LIMIT ?"  # noqa: S608 - constants
-        with read_file(self.path) as connection:
-            for seq, cluster, cause, kind, text in connection.execute(query, (*where.values(), limit)):
-                try:
-                    yield Entry(seq, cluster, cause, decode(kind, text))
-                except ValidationError as error:
-                    # Without the values: a cluster's user data is none of a log's business.
-                    wrong = "; ".join(
-                        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-                        for problem in error.errors(include_input=False, include_url=False)
-                    )
-                    raise JournalError(
-                        self.path,
-                        f"has an entry that cannot be read ({seq}, {kind} of cluster {cluster}: {wrong})",
-                        "run the version of flambed that wrote it, or restore the file from a backup",
-                    ) from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from flambed.aws import AwsError
 from flambed.errors import Reason
@@ -70,6 +70,14 @@ class Alarms:
 
     async def _do(self, guards: Sequence[Guard], work: str) -> None:
         try:
+            await self._try(guards, work)
+        finally:
+            for guard in guards:
+                guard.at_work = False
+            self.wake.set()
+
+    async def _try(self, guards: Sequence[Guard], work: str) -> None:
+        try:
             match work:
                 case "compare":
                     await self._compare(guards)
@@ -80,22 +88,33 @@ class Alarms:
                 case _:
                     await self._put(guards[0])
         except AwsError as error:
+            if error.reason is Reason.NOT_FOUND_YET and len(guards) > 1:
+                for guard in guards:  # one id that EC2 does not know fails the call for all
+                    await self._try([guard], work)
+                return
             for guard in guards:
                 self._failed(guard, error)
-        finally:
-            for guard in guards:
-                guard.at_work = False
-            self.wake.set()
 
     # --- putting and deleting ------------------------------------------------------------------------------------
 
     async def _put(self, guard: Guard) -> None:
         digest, policy = guard.digest, guard.wanted.policy  # another may be wanted when the answer comes
-        await self._region.call(
-            self._region.clients.cloudwatch.put_metric_alarm, rank=Rank.ARM, whose=guard.cluster, **guard.config
-        )
+        tags = {"Tags": [{"Key": key, "Value": value} for key, value in guard.tags.items()]} if guard.tags else {}
+        try:
+            await self._call_put(guard, tags)
+        except AwsError as error:
+            if error.reason is not Reason.NOT_PERMITTED or not tags:
+                raise
+            # Tagging takes a permission of its own, and only `gc` lives by the tags: the alarm matters more.
+            await self._call_put(guard, {})
         guard.settled()
         self._armed(guard, digest, policy)
+
+    async def _call_put(self, guard: Guard, tags: Mapping[str, Any]) -> None:
+        """Put the alarm; CloudWatch takes tags where it creates one, and passes over them where it changes one."""
+        await self._region.call(
+            self._region.clients.cloudwatch.put_metric_alarm, rank=Rank.ARM, whose=guard.cluster, **guard.config, **tags
+        )
 
     def _armed(self, guard: Guard, digest: str, policy: str) -> None:
         guard.armed, guard.lacking = digest, False
@@ -126,7 +145,7 @@ class Alarms:
 
     def _failed(self, guard: Guard, error: AwsError) -> None:
         """Try again later; tell the cluster if this will not pass, or has not for five minutes."""
-        failing_for = guard.failed(asyncio.get_running_loop().time())
+        failing_for = guard.failed(asyncio.get_running_loop().time(), self._region.pause(guard.tries + 1))
         passes = error.reason in _SOON_MENDED or error.code.startswith("Validation")
         if guard.guarded and (not passes or failing_for >= PATIENCE):
             self._lacking(guard, error.reason, error.code, error.message)
@@ -184,7 +203,7 @@ class Alarms:
         now = asyncio.get_running_loop().time()
         for guard in guards:
             if guard.instance not in visible:
-                if guard.failed(now, most=15.0) >= 2 * PATIENCE:
+                if guard.failed(now, self._region.pause(guard.tries + 1, most=15.0)) >= 2 * PATIENCE:
                     self._lacking(
                         guard,
                         Reason.TIMED_OUT,

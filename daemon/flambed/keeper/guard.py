@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class Guard:
     cluster: tuple[str, str]
     sink: Callable[[Fact], None]
     wanted: Protection
+    tags: Mapping[str, str] = field(default_factory=dict)  # of an alarm that is made for it
     check: bool = False  # what CloudWatch has is to be compared with what is wanted
     detailed: bool = True  # a real point a minute, not every five
     monitored: bool = False  # that was asked for
@@ -113,9 +114,9 @@ class Guard:
         """A call for it went well: the next failure is the first again."""
         self.tries, self.first_failed_at, self.again_at = 0, None, 0.0
 
-    def failed(self, now: float, most: float = 60.0) -> float:
-        """A call for it failed: it is tried again, after a pause that doubles. Return for how long it has failed."""
+    def failed(self, now: float, pause: float) -> float:
+        """A call for it failed: it is tried again after a pause. Return for how long it has failed."""
         self.first_failed_at = now if self.first_failed_at is None else self.first_failed_at
-        self.again_at = now + min(2.0**self.tries, most)
-        self.tries = min(self.tries + 1, 16)
+        self.again_at = now + pause
+        self.tries += 1
         return now - self.first_failed_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flambed.actions import Protection
@@ -55,7 +56,14 @@ class Keeper:
 
     # --- what is wanted ------------------------------------------------------------------------------------------
 
-    def want(self, cluster: Identity, table: Mapping[str, Protection], sink: Sink, ask: Ask | None = None) -> None:
+    def want(
+        self,
+        cluster: Identity,
+        table: Mapping[str, Protection],
+        sink: Sink,
+        tags: Mapping[str, str] = MappingProxyType({}),
+        ask: Ask | None = None,
+    ) -> None:
         """Take the protection that the hosts of a cluster shall have from now on, by instance. Returns at once.
 
         An instance that is in the table no more is forgotten, and its alarm stays: to have it deleted, leave it in with
@@ -65,6 +73,7 @@ class Keeper:
             cluster: whose they are.
             table: what each should have.
             sink: takes the facts about them.
+            tags: are put on the alarms that are made.
             ask: how the hosts themselves are asked; None: they are not.
         """
         before = self._tables.get(cluster)
@@ -77,22 +86,25 @@ class Keeper:
             # After a restart most alarms are there already, and comparing a hundred costs less than putting one. A host
             # that is in use, as a new one is during its set-up, is armed at once.
             unknown = before is None and protection.minutes is not None and protection.vote_until is None
-            self._want(cluster, protection, sink, ask, check=unknown)
+            self._want(cluster, protection, sink, tags, check=unknown)
+            self.guards[protection.instance].ask = ask
         self._tables[cluster] = dict(table)
         self.alarms.wake.set()
         self.points.wake.set()
         self.probing.wake.set()
 
-    def _want(self, cluster: Identity, protection: Protection, sink: Sink, ask: Ask | None, *, check: bool) -> None:
+    def _want(
+        self, cluster: Identity, protection: Protection, sink: Sink, tags: Mapping[str, str], *, check: bool
+    ) -> None:
         guard = self.guards.get(protection.instance)
         if guard is None or guard.cluster != cluster:
-            guard = self.guards[protection.instance] = Guard(cluster, sink, protection, check=check)
+            guard = self.guards[protection.instance] = Guard(cluster, sink, protection, tags, check=check)
         elif guard.wanted == protection:
             return
         elif (guard.wanted.minutes, guard.wanted.threshold) != (protection.minutes, protection.threshold):
             guard.settled()
             guard.removed = False
-        guard.wanted, guard.sink, guard.ask = protection, sink, ask
+        guard.wanted, guard.sink = protection, sink
         guard.aim(self.region.name, own_metric=self.own_metric)
 
     def forget(self, cluster: Identity) -> None:

@@ -45,8 +45,8 @@ class Points:
                         code=error.code,
                         message=error.message,
                     )
-                self._failures = min(self._failures + 1, 6)
-                await asyncio.sleep(min(2.0 ** (self._failures - 1), 30.0))
+                self._failures += 1
+                await asyncio.sleep(self._region.pause(self._failures))
                 continue
             self._failures = 0
             await self._keeper.until_next_minute(self.wake)
@@ -92,7 +92,7 @@ class Points:
         )
         for guard, values in plans.items():
             if values:
-                guard.written = max(guard.written or 0.0, *values)
+                guard.written = max(values)
                 guard.missed = [at for at, value in values.items() if value is None][-_MOST_MISSED:]
                 oldest = min([*guard.missed, guard.written]) - 2 * protect.BACK * protect.MINUTE
                 guard.real = {at: percent for at, percent in guard.real.items() if at >= oldest}
@@ -120,7 +120,8 @@ class Points:
 def _merged(guard: Guard, now: float, *, vote: bool) -> dict[float, float | None]:
     """Return our own metric for every minute that is not written yet, with None where nothing is known of it."""
     this = protect.minute_of(now)
-    first = guard.written + protect.MINUTE if guard.written is not None else this
+    # What lies ahead was written before AWS's clock was known.
+    first = guard.written + protect.MINUTE if guard.written is not None and guard.written <= this else this
     if vote and not guard.voted:
         first = min(first, this)  # a vote that begins counts at once
     new = [first + protect.MINUTE * number for number in range(int((this - first) // protect.MINUTE) + 1)]

@@ -39,8 +39,8 @@ class Readings:
                 await self._read_due()
             except AwsError as error:
                 self._warn(error)
-                self._failures = min(self._failures + 1, 6)
-                await asyncio.sleep(min(2.0 ** (self._failures - 1), 60.0))
+                self._failures += 1
+                await asyncio.sleep(self._region.pause(self._failures))
             else:
                 self._failures = 0
 
@@ -55,8 +55,8 @@ class Readings:
             await self._read_batch(batch, start, now)
 
     def _due_at(self, guard: Guard) -> float:
-        if guard.read_at is None or self._keeper.own_metric:
-            return 0.0
+        if guard.read_at is None or self._keeper.own_metric or guard.read_at > self._region.now():
+            return 0.0  # one that lies ahead is from before AWS's clock was known
         # Half a second less: the clock of a minute may tick a little early.
         return guard.read_at + min(_EVERY, (guard.wanted.minutes or 0) * protect.MINUTE / 5) - 0.5
 

@@ -14,7 +14,8 @@ Where the lab bends the truth:
   cannot be silent, so here it is refused from the start. The host fault `mute` is the nearest to a time-out: the
   connection opens, and then nothing is said.
 - Time. Boot, SSH and shutdown delays are drawn from the seed by image, type and order of launch, and are shorter
-  than AWS's. With --minute, CloudWatch's time runs faster than the clock on the wall; nothing else does.
+  than AWS's. With --minute, CloudWatch's time and the hosts' own clocks (date, /proc/uptime, the idle timer that
+  their user data installs) run faster than the clock on the wall; nothing else does.
 - Permissions. Any credentials are accepted and everything is allowed; there is one account, 123456789012.
 - Client tokens are remembered for 24 hours after the last of their instances ended (AWS does not say how long).
 - Instance types are offered in every zone; CPU, memory and GPUs are only described.

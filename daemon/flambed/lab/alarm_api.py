@@ -223,6 +223,14 @@ class Alarms:
                 self._remember(backend, name, "ConfigurationUpdate", f'Alarm "{name}" deleted', {"type": "Delete"})
         return {}
 
+    def list_tags_for_resource(self, backend: CloudWatchBackend, params: Params) -> dict[str, Any]:
+        """The tags of an alarm, by its ARN."""
+        arn = params["ResourceARN"]
+        if all(alarm.alarm_arn != arn for alarm in _alarms(backend).values()):
+            raise Rejected("ResourceNotFoundException", f"There is no resource {arn}.")
+        tags = backend.tagger.get_tag_dict_for_resource(arn)
+        return {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+
     def enable_alarm_actions(self, backend: CloudWatchBackend, params: Params) -> dict[str, Any]:
         """Let changes of state act; a state that is there already does not."""
         return self._enable(backend, params, enabled=True)

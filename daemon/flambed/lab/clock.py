@@ -1,6 +1,6 @@
 """The lab's clock: CloudWatch time may run faster than the wall clock.
 
-Metrics, alarm evaluation and the hosts' CPU points live in lab time. Boot, SSH and latency delays are real
+Metrics, alarm evaluation, the hosts' CPU points and what a host itself takes for the time live in lab time. Boot, SSH and latency delays are real
 seconds at any speed, because the programs under test measure those with their own clocks.
 """
 

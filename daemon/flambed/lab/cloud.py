@@ -19,6 +19,7 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.responses import EC2Response
 
+from flambed.lab import disks
 from flambed.lab.describe import Describe
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import CODES, Fleet, Record
@@ -57,6 +58,8 @@ class Cloud:
             "delete_tags": self.delete_tags,
             "monitor_instances": self.monitor_instances,
             "unmonitor_instances": self.unmonitor_instances,
+            "describe_volumes": disks.describe_volumes,
+            "delete_volume": disks.delete_volume,
             "modify_instance_attribute": self.modify_instance_attribute,
         }
         self._modify = seam(EC2Response, "modify_instance_attribute")

@@ -67,7 +67,26 @@ def _values(name: str) -> Values:
     return _FILTERS[name]
 
 
-def _pattern(values: Sequence[str]) -> re.Pattern[str]:
+def check_filters(filters: Sequence[dict[str, Any]]) -> None:
+    """Refuse more filter values than a call takes."""
+    if sum(len(f.get("Values", [])) for f in filters) > 200:
+        raise Refusal("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
+
+
+def check_page(ids_as: str, ids: Sequence[str], limit: int | None, *, least: int = 5) -> None:
+    """Refuse a page size that is out of range, or beside ids."""
+    if ids and limit is not None:
+        raise Refusal(
+            "InvalidParameterCombination", f"The parameter {ids_as} cannot be used with the parameter maxResults"
+        )
+    if limit is not None and not least <= limit <= 1000:
+        raise Refusal(
+            "InvalidParameterValue",
+            f"Value ( {limit} ) for parameter maxResults is invalid. Expecting a value between {least} and 1000.",
+        )
+
+
+def pattern(values: Sequence[str]) -> re.Pattern[str]:
     """Any of the values, in which * and ? stand for other characters and a backslash takes that away."""
     parts = []
     for value in values:
@@ -112,11 +131,8 @@ class Describe:
 
     def find(self, region: str, filters: Sequence[dict[str, Any]]) -> list[Record]:
         """The region's instances that pass all filters, oldest first."""
-        if sum(len(f.get("Values", [])) for f in filters) > 200:
-            raise Refusal(
-                "FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200"
-            )
-        tests = [(f["Name"], _values(f["Name"]), _pattern(f.get("Values", []))) for f in filters]
+        check_filters(filters)
+        tests = [(f["Name"], _values(f["Name"]), pattern(f.get("Values", []))) for f in filters]
         found = []
         for record in self._fleet.records.values():
             if record.region != region or self._too_fresh(record):
@@ -124,8 +140,8 @@ class Describe:
             lags = self._lags(record)
             if all(
                 not (lags and name.startswith("tag"))
-                and any(value is not None and pattern.fullmatch(str(value)) for value in values(record))
-                for name, values, pattern in tests
+                and any(value is not None and wanted.fullmatch(str(value)) for value in values(record))
+                for name, values, wanted in tests
             ):
                 found.append(record)
         return found
@@ -134,16 +150,7 @@ class Describe:
         """The page of instances that a Describe request asks for, and the token of the next page."""
         params = request.params
         ids, limit, token = params.get("InstanceIds", []), params.get("MaxResults"), params.get("NextToken")
-        if ids and limit is not None:
-            raise Refusal(
-                "InvalidParameterCombination",
-                "The parameter instancesSet cannot be used with the parameter maxResults",
-            )
-        if limit is not None and not least <= limit <= 1000:
-            raise Refusal(
-                "InvalidParameterValue",
-                f"Value ( {limit} ) for parameter maxResults is invalid. Expecting a value between {least} and 1000.",
-            )
+        check_page("instancesSet", ids, limit, least=least)
         records = self.find(request.region, params.get("Filters", []))
         if ids:
             wanted = {r.id for r in self.by_ids(request.region, ids)}

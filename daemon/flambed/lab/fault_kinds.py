@@ -78,10 +78,12 @@ class OutageFault(CallFault):
 
     kind = "outage"
     seconds: float
-    mode: Literal["reset", "503"] = "reset"
+    mode: Literal["reset", "503", "silence"] = "reset"
     until: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        if self.mode not in {"reset", "503", "silence"}:
+            raise BadFaultError(f"outage: mode is reset, 503 or silence, not {self.mode}")
         self.until = time.time() + self.seconds
 
     def spent(self) -> bool:
@@ -225,11 +227,34 @@ class GpuFault(InstanceFault):
 
 
 @dataclass(kw_only=True)
+class TerminalFault(InstanceFault):
+    """What happens at a terminal of the host."""
+
+    kind = "tty"
+    typing: bool | None
+
+
+@dataclass(kw_only=True)
+class ExperimentFault(InstanceFault):
+    """A program that runs on the host."""
+
+    kind = "experiment"
+    program: str | None
+
+
+@dataclass(kw_only=True)
 class DieFault(InstanceFault):
     """The instance ends by itself."""
 
     kind = "die"
     reason: str = "Server.InternalError"
+
+
+@dataclass(kw_only=True)
+class OutlivingFault(InstanceFault):
+    """The instance's volumes outlive it, though they are to go with it."""
+
+    kind = "outliving"
 
 
 @dataclass(kw_only=True)
@@ -250,7 +275,7 @@ KINDS: dict[str, type[Fault]] = {
     kind.kind: kind
     for kind in (
         ErrorFault, OutageFault, LatencyFault, KillFault, CapacityFault,
-        EventsFault, FreshFault, HostFaultOrder, CpuFault, GpuFault, DieFault,
-        InterruptionFault,
+        EventsFault, FreshFault, HostFaultOrder, CpuFault, GpuFault, TerminalFault, ExperimentFault, DieFault,
+        InterruptionFault, OutlivingFault,
     )
 }  # fmt: skip

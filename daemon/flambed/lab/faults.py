@@ -10,12 +10,14 @@ for ever.
         answer; a code of "reset" resets the connection instead of answering.
     {"kind": "capacity", "type": "g4dn.xlarge", "subnet": "subnet-...", "count": 2}
         so many instances can still be launched, then InsufficientInstanceCapacity.
-    {"kind": "outage", "seconds": 5, "mode": "reset" | "503"}
-        no call gets through; the control endpoint does.
+    {"kind": "outage", "seconds": 5, "mode": "reset" | "503" | "silence"}
+        no call gets through, and no answer to one that came before; the control endpoint does. "silence": nothing is
+        said to a call until the outage is over, when its connection is reset.
     {"kind": "latency", "seconds": 0.2}
         before each call that matches, on top of --latency.
     {"kind": "kill", "pid": 4711, "request": 3, "when": "before" | "after"}
-        SIGKILL for a process when the third call that matches comes (counted from 1, from now on).
+        SIGKILL for a process when the third call that matches comes (counted from 1, from now on), before or after
+        the deed. A process that has ended already is not struck.
     {"kind": "events", "mode": "drop" | "double" | "reverse" | "delay", "seconds": 1, "count": null}
         state-change events: lost, sent twice, collected for `seconds` and sent in reverse order, or late.
     {"kind": "fresh", "seconds": 5, "ids": true, "tags": true, "address": true, "tagging": false}
@@ -25,14 +27,22 @@ for ever.
     {"kind": "host", HOST, "fault": {"kind": "refuse", ...} | null}
         see flambed.lab.hosts.HostFault.
     {"kind": "cpu", HOST, "percent": 50.0 | null}
-        the host's real CPU from now on; null: CloudWatch gets no data.
+        the host's real CPU from now on, as CloudWatch and its own idle timer see it; null: CloudWatch gets no data.
     {"kind": "gpu", HOST, "percent": 97}
         how busy all its GPUs are, as nvidia-smi tells; hosts whose type has none are left alone.
+    {"kind": "tty", HOST, "typing": true | false | null}
+        somebody types at a terminal all the time; false: the terminal is still open, and forgotten; null: it is closed.
+    {"kind": "experiment", HOST, "program": "flambe" | null}
+        a program of that name runs, after a reboot again; null: it has ended.
     {"kind": "die", HOST, "reason": "Client.VolumeLimitExceeded"}
         the instance ends by itself; a pending one becomes terminated where it would have become running.
+    {"kind": "outliving", HOST}
+        its volumes outlive the instance, though they are to go with it.
     {"kind": "interruption", HOST, "notice": "interruption" | "rebalance", "seconds": 120}
         a Spot Instance Interruption Warning, `seconds` after which EC2 takes the instance back, or a Rebalance
         Recommendation, after which nothing happens. Instances that are no Spot ones get them too.
+
+The ledger tells by their ids which faults struck a call.
 
 HOST is `"instance": "i-..."`, or `"match": {"role": "Factory", "name": "...", "tags": {...}, "nth": 0}`: hosts
 by their tags, alive or still to be launched; with `nth`, the one that is the nth match launched from now on.
@@ -129,13 +139,20 @@ class Faults:
                 match fault:
                     case LatencyFault():
                         verdict.latency += fault.seconds
-                    case OutageFault():
-                        verdict.outage = verdict.outage or fault
+                        call.struck.append(fault.id)
+                    case OutageFault() if verdict.outage is None:
+                        verdict.outage = fault
+                        call.struck.append(fault.id)
                     case KillFault() if verdict.kill is None and fault.strike():
                         verdict.kill = fault
                     case ErrorFault() if verdict.error is None and fault.strike():
                         verdict.error = fault
+                        call.struck.append(fault.id)
         return verdict
+
+    def outage(self, call: Call) -> OutageFault | None:
+        """The outage that lets nothing through to or from such a call at this moment."""
+        return next((fault for fault in self.of(OutageFault) if fault.hits(call)), None)
 
     def room(self, region: str, instance_type: str, subnet: str, wanted: int) -> int:
         """How many of `wanted` instances the capacity faults leave room for."""

@@ -63,6 +63,7 @@ class Record:
     ssh_since: float | None = None
     has_host: bool = False
     ended: float | None = None  # monotonic seconds
+    leaves_volumes: bool = False  # they outlive it, though they should go with it
     doom: str | None = None  # why it will be terminated instead of running
     turn: int = 0  # counts changes of state; a step planned in an earlier turn no longer applies
 
@@ -206,6 +207,9 @@ class Fleet:
     def _terminated(self, record: Record, reason: tuple[str, str] | None = None) -> None:
         instance = record.instance
         told = reason or (instance.state_reason.code, instance.state_reason.message)
+        if record.leaves_volumes:
+            for device in instance.block_device_mapping.values():
+                device.delete_on_termination = False
         instance.terminate()
         instance.nics = {}
         instance._private_ips = set()  # noqa: SLF001  # else moto frees the address again when it forgets the instance

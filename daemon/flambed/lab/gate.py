@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from flambed.lab.fault_kinds import KillFault, OutageFault
 from flambed.lab.faults import Faults, Verdict
 from flambed.lab.ledger import Call, Ledger
 from flambed.lab.quotas import Quotas
 from flambed.lab.refusal import error_body
-from flambed.lab.wsgi import Application, ConnectionLostError, Environ, StartResponse
+from flambed.lab.wsgi import Application, ConnectionLostError, Environ, StartResponse, client_left
 
 OUTAGE: Final = ("Unavailable", "The server is overloaded and can't handle the request.", 503)
+
+RESET: Final = ("reset", "", 0)
+"""Stands for an answer that is none: the connection is reset."""
 
 LARGEST: Final = {"PutMetricData": 1_048_576}
 """Bytes of a request's body that its service takes, as it was sent (PutMetricData's: its API reference)."""
@@ -47,8 +51,9 @@ class Gate:
         verdict = self.faults.judge(call)
         if delay := self.latency + verdict.latency:
             time.sleep(delay)  # what is simulated is the wait itself; each connection has its thread
-        if verdict.kill and verdict.kill.when == "before":
-            os.kill(verdict.kill.pid, signal.SIGKILL)
+        _kill(call, verdict.kill, "before")
+        if verdict.outage:
+            return self._out_of_reach(call, verdict.outage, start_response)
         if refusal := self._refusal(call, verdict):
             return _error(call, *refusal, start_response)
         head: list[Any] = []
@@ -59,8 +64,10 @@ class Gate:
             return _error(
                 call, "InvalidAction", f"{call.action}: the lab's AWS cannot do this: {error}", 400, start_response
             )
-        if verdict.kill and verdict.kill.when == "after":
-            os.kill(verdict.kill.pid, signal.SIGKILL)
+        _kill(call, verdict.kill, "after")
+        if outage := self.faults.outage(call):  # it began meanwhile, as it may during a long poll
+            call.struck.append(outage.id)
+            return self._out_of_reach(call, outage, start_response)
         if (fault := verdict.error) and fault.when == "after":
             return _error(call, fault.code, fault.message, fault.status, start_response)
         status, headers, *_ = head[-1]
@@ -70,9 +77,12 @@ class Gate:
         start_response(status, headers)
         return [body]
 
+    def _out_of_reach(self, call: Call, outage: OutageFault, start_response: StartResponse) -> Iterable[bytes]:
+        while outage.mode == "silence" and self.faults.outage(call) is outage and not client_left():
+            time.sleep(0.05)  # the silence is what is simulated
+        return _error(call, *(OUTAGE if outage.mode == "503" else RESET), start_response)
+
     def _refusal(self, call: Call, verdict: Verdict) -> tuple[str, str, int] | None:
-        if verdict.outage:
-            return ("reset", "", 0) if verdict.outage.mode == "reset" else OUTAGE
         if (fault := verdict.error) and fault.when == "before":
             return fault.code, fault.message, fault.status
         if call.size > (most := LARGEST.get(call.action, call.size)):
@@ -81,6 +91,17 @@ class Gate:
             return _dry_run(call)
         with self.lock:
             return self.quotas.refuse(call) or _dry_run(call)
+
+
+def _kill(call: Call, fault: KillFault | None, when: str) -> None:
+    """Kill the fault's process, if this is its moment; one that ended before by itself is not struck."""
+    if fault is None or fault.when != when:
+        return
+    call.struck.append(fault.id)
+    try:
+        os.kill(fault.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        call.struck.remove(fault.id)
 
 
 def _dry_run(call: Call) -> tuple[str, str, int] | None:

@@ -67,6 +67,10 @@ class Hosting:
 
         self._call(set_activity)
 
+    def act(self, instance_id: str, **changes: Any) -> None:
+        """Change some of a host's `Activity`, whether or not it has booted."""
+        self._call(lambda: self._hosts.act(instance_id, **changes))
+
     def halt(self, instance_id: str, *, forget: bool, then: Callable[[], None]) -> None:
         """Stop the host, for good with `forget`, then call `then` (on the loop: it must not block)."""
         self._submit(instance_id, self._hosts.halt(instance_id, forget=forget), then)

@@ -9,21 +9,24 @@ import re
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import asyncssh
 
+from flambed.lab.clock import Clock
 from flambed.lab.machine import cloudinit, commands  # noqa: F401 - commands fill PROGRAMS
 from flambed.lab.machine.machine import Machine
 from flambed.lab.machine.programs import PROGRAMS
 from flambed.lab.machine.streams import Signal
+from flambed.lab.machine.usage import Activity
 from flambed.lab.machine.userdata import UserData, parse_user_data
 from flambed.lab.sshd import HostServer
 
 REBOOT_SECONDS = 1.0  # from `reboot` to an open port
 BACKLOG = 64
+REAL_TIME = Clock()
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,11 @@ class Host:
         self._booted += 1
         self.machine.power_on()
         self._listen()
-        self.watch(cloudinit.run_commands(self.machine, self._user_data, first=self._booted == 1))
+        self.watch(self._initialize(first=self._booted == 1))
+
+    async def _initialize(self, *, first: bool) -> None:
+        await cloudinit.run_boothooks(self.machine, self._user_data)
+        await cloudinit.run_commands(self.machine, self._user_data, first=first)
 
     async def power_off(self) -> None:
         """Stop listening, drop every connection and kill every process; return when all of that is done."""
@@ -113,6 +120,13 @@ class Host:
         await self.power_off()
         await asyncio.sleep(REBOOT_SECONDS)
         self.power_on()
+
+    def act(self, activity: Activity) -> None:
+        """Be as busy as `activity` says, at once or from the next boot on."""
+        if self._up:
+            self.machine.act(activity)
+        else:
+            self.machine.activity = activity
 
     def watch(self, running: Coroutine[None, None, None]) -> None:
         """Run something for as long as the host is up."""
@@ -205,7 +219,8 @@ class Host:
                 pass
 
     async def _serve(self, client: socket.socket) -> None:
-        """Speak SSH; a client that does not get in is no error here."""
+        """Speak SSH, once the boot is that far; a client that does not get in is no error here."""
+        await self.machine.ready_for_ssh.wait()
         with suppress(asyncssh.Error, OSError):
             await asyncssh.run_server(client, options=self._speaking(wrong_key=self._has("wrong_key")))
 
@@ -238,12 +253,14 @@ def _hold(connection: asyncssh.SSHServerConnection, *, held: bool) -> None:
 class Hosts:
     """All hosts of the lab. Everything here is to be called in the event loop."""
 
-    def __init__(self, *, on_poweroff: Callable[[str], None], seed: int) -> None:
+    def __init__(self, *, on_poweroff: Callable[[str], None], seed: int, clock: Clock = REAL_TIME) -> None:
         """`on_poweroff` is called with the instance id when a host switches itself off; halting it is the caller's."""
         self._on_poweroff = on_poweroff
         self._seed = seed
+        self._clock = clock
         self._hosts: dict[str, Host] = {}
         self._faults: dict[str, HostFault] = {}
+        self._activities: dict[str, Activity] = {}
         self._reserved: socket.socket | None = None
         self._port = 0
         self._reboots: set[asyncio.Task[None]] = set()
@@ -285,7 +302,9 @@ class Hosts:
                 seed=self._seed,
                 on_poweroff=partial(self._on_poweroff, instance_id),
                 on_reboot=partial(self._begin_reboot, instance_id),
+                clock=self._clock,
             )
+            machine.activity = self._activities.get(instance_id, machine.activity)
             data = parse_user_data(user_data)
             cloudinit.first_boot(machine, data, user_data, authorized_keys)
             host = self._hosts[instance_id] = Host(machine, self._port, data)
@@ -303,6 +322,7 @@ class Hosts:
         if forget:
             self._hosts.pop(instance_id, None)
             self._faults.pop(instance_id, None)
+            self._activities.pop(instance_id, None)
 
     async def reboot(self, instance_id: str) -> None:
         """Halt the host and boot it again a second later. Raises KeyError for a host that never booted."""
@@ -330,6 +350,14 @@ class Hosts:
         machine = self._hosts[instance_id].machine
         machine.load = load
         machine.set_gpus(gpus)
+
+    def act(self, instance_id: str, **changes: Any) -> None:
+        """Change some of a host's `Activity`, which need not have booted yet."""
+        activity = replace(self._activities.get(instance_id, Activity()), **changes)
+        self._activities[instance_id] = activity
+        host = self._hosts.get(instance_id)
+        if host is not None:
+            host.act(activity)
 
     def view(self, instance_id: str) -> dict[str, Any]:
         """Return the host as JSON: see `Machine.view`. Raises KeyError for a host that never booted."""

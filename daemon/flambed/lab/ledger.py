@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -33,6 +33,7 @@ class Call:
     status: int | None = None  # HTTP status; None: still running, or the connection was reset
     error: str | None = None  # AWS's error code
     duration: float | None = None  # real seconds
+    struck: list[int] = field(default_factory=list)  # ids of the faults that did something to it
 
 
 class Ledger:

@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     add("--ssh-delay", "the longest time from running to an open SSH port", 0.2, **seconds)
     add("--shutdown", "the time from shutting-down to terminated", 0.5, **seconds)
     add("--visible", "how long a terminated instance is still described", 3600.0, **seconds)
-    add("--minute", "how long one minute of CloudWatch lasts", 60.0, **seconds)
+    add("--minute", "how long one minute of CloudWatch, and of the hosts' own clocks, lasts", 60.0, **seconds)
     add("--latency", "delay of every call", 0.0, **seconds)
     add("--quotas", "AWS's request quotas", "on", choices=["on", "off"])
     add("--events", "state-change events", "on", choices=["on", "off"])
@@ -166,7 +166,7 @@ def assemble(options: Options, loop: asyncio.AbstractEventLoop) -> Lab:
     bus = Bus(lock=lock, timers=timers, faults=faults, enabled=options.events)
     fleet: Fleet
     strikes: Strikes
-    hosts = Hosts(on_poweroff=lambda i: fleet.poweroff(i), seed=options.seed)  # noqa: PLW0108  # made below
+    hosts = Hosts(on_poweroff=lambda i: fleet.poweroff(i), seed=options.seed, clock=clock)  # noqa: PLW0108  # made below
     hosting = Hosting(hosts, loop)
     delays = Delays(options.boot, options.ssh_delay, options.shutdown, options.visible)
     fleet = Fleet(timers=timers, bus=bus, hosting=hosting, delays=delays, seed=options.seed)

@@ -132,6 +132,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._channel: asyncssh.SSHServerChannel[bytes] | None = None
         self._process: Process | None = None
         self._terminal: LineDiscipline | None = None
+        self._device = ""  # the terminal's name below /dev/pts
         self._command: str | None = None
         self._environment: dict[str, str] = {}
         self._changed = Signal()
@@ -151,6 +152,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         """Give the session a terminal."""
         self._environment["TERM"] = term_type
         self._terminal = LineDiscipline(self.input.writer, self._echo, self._interrupt)
+        self._device = self._keeper.machine.usage.open_terminal()
         return True
 
     def shell_requested(self) -> bool:
@@ -203,6 +205,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
     def data_received(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002 - clients send one kind
         """Pass input on to the process."""
         if self._terminal:
+            self._keeper.machine.usage.typed(self._device)
             self._terminal.feed(data)
         elif self._input_open:
             self.input.writer.feed(data)
@@ -279,6 +282,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         """End the input, let further output fail, and hang up the terminal."""
         self._lost = True
         self._changed.wake()
+        self._keeper.machine.usage.close_terminal(self._device)
         self._end_input()
         if self._terminal and self._process is not None:
             for each in self._foreground():

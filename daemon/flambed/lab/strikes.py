@@ -9,10 +9,13 @@ from flambed.lab.fault_kinds import (
     BadFaultError,
     CpuFault,
     DieFault,
+    ExperimentFault,
     GpuFault,
     HostFaultOrder,
     InstanceFault,
     InterruptionFault,
+    OutlivingFault,
+    TerminalFault,
 )
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import Fleet, Record
@@ -68,11 +71,18 @@ class Strikes:
             case CpuFault():
                 self.cpu[record.id] = fault.percent
                 self.watch.set_cpu(record.id, fault.percent)
+                self.hosting.act(record.id, cpu=fault.percent)
             case GpuFault():
                 record.gpus = [fault.percent] * len(record.gpus)
                 self.hosting.set_gpus(record.id, record.gpus)
+            case TerminalFault():
+                self.hosting.act(record.id, typing=fault.typing)
+            case ExperimentFault():
+                self.hosting.act(record.id, experiment=fault.program)
             case DieFault():
                 self.fleet.die(record, fault.reason)
+            case OutlivingFault():
+                record.leaves_volumes = True
             case InterruptionFault(notice="rebalance"):
                 self.fleet.recommend_rebalance(record)
             case InterruptionFault():

@@ -94,6 +94,7 @@ class Watch:
         yield self._alarms.describe_alarms_for_metric
         yield self._alarms.describe_alarm_history
         yield self._alarms.delete_alarms
+        yield self._alarms.list_tags_for_resource
         yield self._alarms.enable_alarm_actions
         yield self._alarms.disable_alarm_actions
         yield self._alarms.set_alarm_state

@@ -39,6 +39,8 @@ class Seen:
     private_host: str | None = None
     public_host: str | None = None
     volumes: tuple[str, ...] = ()
+    disposable: tuple[str, ...] = ()  # those of its volumes that EC2 deletes with it (DeleteOnTermination)
+    lasting: tuple[str, ...] = ()  # and those that it does not
     tags: Mapping[str, str] = field(default_factory=dict)
     monitored: bool = False  # detailed monitoring, a point a minute
     why: str | None = None  # EC2's StateReason, its message
@@ -87,6 +89,7 @@ class UpRequested(Fact):
     by: int  # uid of the caller
     may_adopt: bool  # the owner may take over instances that this service did not launch
     shrink: bool = False
+    host_key_since: float = 0.0  # hosts that were launched before carry another key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,19 @@ class HoldReleased(Fact):
     """Somebody ended the hold."""
 
     by: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFound(Fact):
+    """The tags of instances told of a cluster of ours whose record was lost (see `recovery`)."""
+
+    desired: Cluster  # no more of it than its instances tell
+    region: str
+    cluster_id: str
+    owner: int  # uid, out of the tag flambed:owner; -1 where that says nothing
+    host_key: str  # public half of the kept bootstrap host key; "" where that was lost, too
+    instances: tuple[Seen, ...]
+    began: float  # when the look began
 
 
 # --- the service itself ------------------------------------------------------------------------------------------
@@ -264,6 +280,21 @@ class TerminationOverdue(Fact):
     instance: str
     since: float  # when it was first asked to
     why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumesRemoved(Fact):
+    """These volumes of instances that ended do not exist any more."""
+
+    volumes: tuple[str, ...]
+    deleted: tuple[str, ...] = ()  # those of them that had outlived their instance and were deleted by us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumesLeft(Fact):
+    """These volumes are for people to keep: they carry no proof (any more) that a launch of ours created them."""
+
+    volumes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,11 +475,11 @@ class Judged(Fact):
 FACTS: Mapping[str, type[Fact]] = {
     kind.__name__: kind
     for kind in (
-        UpRequested, DownRequested, RetryRequested, HoldPlaced, HoldReleased,
+        UpRequested, DownRequested, RetryRequested, HoldPlaced, HoldReleased, ClusterFound,
         ServiceStarted, EventsLost, EventsResumed, ActionsBegan, ActionEnded, ActionFailed, PhaseChanged,
         ClusterSurveyed, LaunchPrepared, LaunchIntended, LaunchAnswered, LaunchAbandoned,
         StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted,
-        TerminationOverdue, StartAccepted,
+        TerminationOverdue, VolumesRemoved, VolumesLeft, StartAccepted,
         HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
         AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
         VoteBegan, VoteEnded, TimerSeen, HostMute, HostHeard, Judged,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed import facts, hosts, sightings
 from flambed.observed.facts import Fact, Key
@@ -42,7 +43,8 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
     same_machines = (
         before is not None
         and before.machine_fields() == fact.desired.machine_fields()
-        and world.host_key == fact.host_key  # the user data was made with it
+        and world.host_key == fact.host_key  # the user data was made with it, and with the timeouts
+        and all(before.timeout_minutes(role) == fact.desired.timeout_minutes(role) for role in Role)
     )
     return replace(
         world,
@@ -50,8 +52,10 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
         region=fact.region,
         cluster_id=fact.cluster_id,
         host_key=fact.host_key,
+        host_key_since=fact.host_key_since or world.host_key_since,
         owner=fact.owner,
         may_adopt=fact.may_adopt,
+        recovered=False,
         wanted=True,
         shrink=fact.shrink,
         request=world.request + 1,
@@ -62,7 +66,7 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
         launch_failures={},
         instances={
             i.id: _tried_again(i, fact.at)
-            for i in (_earlier(world, i) for i in world.instances.values())
+            for i in (_earlier(world, i, fact.at) for i in world.instances.values())
             if i is not None
         },
         strangers=(),
@@ -71,14 +75,18 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
     )
 
 
-def _earlier(world: World, instance: Instance) -> Instance | None:
-    """Return what is left of an instance for a new `up`: of one that is gone only its alarm, while that is left."""
+def _earlier(world: World, instance: Instance, at: float) -> Instance | None:
+    """Return what is left of an instance for a new `up`: of one that is gone only what it left behind."""
     timed = world.desired is not None and world.desired.timeout_minutes(instance.role) is not None
     possible = instance.alarm_left or (timed and not instance.alarm_removed)
     if instance.stage is not Stage.GONE:
         # What is ending belongs to the past: this `up` replaces it.
-        return replace(instance, alarm_possible=possible, ended=Ending.ASKED if instance.ended else None)
-    return replace(instance, alarm_possible=True, ended=Ending.ASKED) if possible else None
+        instance = replace(instance, alarm_possible=possible, ended=Ending.ASKED if instance.ended else None)
+        # Nobody tried to reach the hosts of a cluster whose record was lost.
+        return replace(instance, reach_from=at, setup_from=at) if world.recovered else instance
+    if possible or instance.volumes_left:
+        return replace(instance, alarm_possible=possible, ended=Ending.ASKED, past=True)
+    return None
 
 
 def _down_requested(world: World, fact: facts.DownRequested) -> World:
@@ -125,11 +133,14 @@ def _service_started(world: World, fact: facts.ServiceStarted) -> World:
             continue
         # Nobody listened to events meanwhile, and nobody tried to reach a host.
         reach_from = fact.at if instance.stage is Stage.RUNNING else instance.reach_from
-        world = world.with_instance(replace(instance, doubted_at=fact.at, reach_from=reach_from))
+        # How long ago an earlier look missed it nobody knows for certain: the clock may have been set meanwhile.
+        world = world.with_instance(
+            replace(instance, doubted_at=fact.at, reach_from=reach_from, misses=0, missed_at=None)
+        )
     for key in world.in_flight:
         if key.kind == "launch":  # it may have been called, and its answer lost
             world = _change_intent(world, key.subject, uncertain=True)
-    return replace(world, in_flight={}, events_lost=False)
+    return replace(world, in_flight={}, events_lost=False, looked=False)
 
 
 def _events_lost(world: World, _fact: facts.EventsLost) -> World:
@@ -292,6 +303,7 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.RetryRequested: _retry_requested,
     facts.HoldPlaced: _hold_placed,
     facts.HoldReleased: _hold_released,
+    facts.ClusterFound: sightings.cluster_found,
     facts.ServiceStarted: _service_started,
     facts.EventsLost: _events_lost,
     facts.EventsResumed: _events_resumed,
@@ -310,6 +322,8 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.InstanceTagged: hosts.instance_tagged,
     facts.TerminationAccepted: sightings.termination_accepted,
     facts.TerminationOverdue: sightings.termination_overdue,
+    facts.VolumesRemoved: sightings.volumes_removed,
+    facts.VolumesLeft: sightings.volumes_left,
     facts.StartAccepted: sightings.start_accepted,
     facts.HostKeyLearned: hosts.host_key_learned,
     facts.HostReached: hosts.host_reached,

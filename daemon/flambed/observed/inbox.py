@@ -96,17 +96,36 @@ class Inbox:
     """Reads one queue for as long as it runs, and gives what it reads to the region.
 
     Attributes:
-        trouble: why the queue cannot be read at the moment, in words; None while it can.
+        unreadable: why the queue cannot be read at the moment, in words; None while it can.
+        shared: who else reads it, in words; None while nobody is known to.
     """
 
     def __init__(self, region: Region, queue: str) -> None:
         self._region = region
         self._queue = queue
-        self.trouble: str | None = None
-        self._pause = 1.0  # seconds, the next time that the queue cannot be read
+        self.unreadable: str | None = None
+        self.shared: str | None = None
+        self._failures = 0  # how often in a row the queue could not be read
+
+    @property
+    def trouble(self) -> str | None:
+        """Why events are missing at the moment; None while all of them should come."""
+        return self.unreadable or self.shared
+
+    def shared_with(self, whom: str | None) -> None:
+        """Take note of who else reads the queue, in words, or that nobody does any more."""
+        before, self.shared = self.trouble, whom
+        self._tell(before)
+
+    def _tell(self, before: str | None) -> None:
+        """Tell the clusters where events began to be missing, or to come again."""
+        if before is None and self.trouble is not None:
+            self._region.tell_all(lambda at: EventsLost(at=at))
+        elif before is not None and self.trouble is None:
+            self._region.tell_all(lambda at: EventsResumed(at=at))
 
     async def run(self) -> None:
-        """Read for ever. A queue that cannot be read is asked again after pauses that grow up to a minute."""
+        """Read for ever. A queue that cannot be read is asked again after pauses that grow."""
         width = 1
         while True:
             answers = await asyncio.gather(*(self._receive(LONG_POLL if width == 1 else 0) for _ in range(width)))
@@ -161,17 +180,19 @@ class Inbox:
         region.deliver(event)
 
     async def _lost(self, error: AwsError) -> None:
-        if self.trouble is None:
+        before = self.trouble
+        if self.unreadable is None:
             self._region.emit(
                 "region.queue_unreachable", region=self._region.name, code=error.code, message=error.message
             )
-            self._region.tell_all(lambda at: EventsLost(at=at))
-        self.trouble = error.message
-        await asyncio.sleep(self._pause)
-        self._pause = min(self._pause * 2, 60.0)
+        self.unreadable = error.message
+        self._tell(before)
+        self._failures += 1
+        await asyncio.sleep(self._region.pause(self._failures))
 
     def _found(self) -> None:
-        if self.trouble is not None:
+        before = self.trouble
+        if self.unreadable is not None:
             self._region.emit("region.queue_recovered", region=self._region.name)
-            self._region.tell_all(lambda at: EventsResumed(at=at))
-        self.trouble, self._pause = None, 1.0
+        self.unreadable, self._failures = None, 0
+        self._tell(before)

@@ -111,6 +111,9 @@ class Instance:
     private_host: str | None = None
     public_host: str | None = None
     volumes: tuple[str, ...] = ()
+    disposable: tuple[str, ...] = ()  # those that EC2 deletes with it; of one that is gone: those that may be left
+    lasting: tuple[str, ...] = ()  # those that EC2 keeps, as far as they still carry the proof that we made them
+    kept: tuple[str, ...] = ()  # those that nobody but a person deletes
     launched_at: float
     running_at: float | None = None
     detailed: bool = False  # it was described while running: volumes and public address are known
@@ -122,10 +125,12 @@ class Instance:
 
     # where it comes from, and where it goes
     adopted: bool = False  # this service did not launch it
+    found: bool = False  # it is ours by its tags, and its launch is not on record
     request: int = 0  # the number of the `up` that launched it
     ending: bool = False  # we asked EC2 to terminate it, and it accepted
     ending_at: float | None = None  # when it first accepted
     asked_at: float | None = None  # and when it last did
+    past: bool = False  # it was gone before the present `up`: only what it left behind is of interest
     overdue: int = 0  # how often it was told that it does not end
     ended: Ending | None = None
     absent: bool = False  # believed gone because EC2 did not show it, not because EC2 said so
@@ -186,6 +191,11 @@ class Instance:
     def alarm_left(self) -> bool:
         """Whether CloudWatch may still have an alarm of it."""
         return not self.alarm_removed and (self.alarm is not None or self.alarm_possible)
+
+    @property
+    def volumes_left(self) -> bool:
+        """Whether it is gone, and may have left volumes behind that are ours to delete."""
+        return self.stage is Stage.GONE and not self.adopted and bool(self.disposable)
 
     @property
     def alive(self) -> bool:

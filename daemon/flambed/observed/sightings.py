@@ -6,6 +6,7 @@ which `plan` has the instance looked at. Nobody is declared gone on one look.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from flambed.desired import Role
@@ -15,9 +16,12 @@ from flambed.observed.instance import DYING, Ending, Instance, Stage
 from flambed.observed.world import World
 from flambed.verdict import Finding
 
-GONE_AFTER_MISSES = 3
+GONE_AFTER_MISSES = 12
 GONE_AFTER_SECONDS = 600.0
-"""A fresh id may be unknown for up to about five minutes (EC2's eventual consistency)."""
+"""A fresh id may be unknown for up to about five minutes (EC2's eventual consistency).
+
+Both are asked for: so many looks, the later ones a minute apart, take those minutes even where the clock jumps.
+"""
 
 FRESH = 10.0
 """Seconds before an `up` in which a look by tag may have begun and still counts for it."""
@@ -33,6 +37,9 @@ def cluster_surveyed(world: World, fact: facts.ClusterSurveyed) -> World:
     for seen in sorted(fact.instances, key=lambda s: (s.launched_at or 0.0, s.id)):
         if seen.id in world.instances:
             world = observe(world, seen, fact.at)
+            if first and (instance := world.instances[seen.id]).ended is not None:
+                # It was on its way out before this `up`, which replaces it.
+                world = world.with_instance(replace(instance, ended=Ending.ASKED))
         elif seen.state in DYING:
             continue
         elif seen.role is not None and (_ours(world, seen) or (first and world.may_adopt)):
@@ -47,9 +54,32 @@ def cluster_surveyed(world: World, fact: facts.ClusterSurveyed) -> World:
             world = world.with_instance(replace(instance, doubted_at=fact.at))
     if tuple(strangers) != world.strangers:
         world = replace(world, strangers=tuple(strangers))
-    if first or (world.intents and fact.began > world.surveyed_at):
-        world = replace(world, surveyed_at=fact.began)
+    if first or not world.looked or (world.intents and fact.began > world.surveyed_at):
+        world = replace(world, surveyed_at=fact.began, looked=True)
     return replace(world, found_at=fact.began) if first else world
+
+
+def cluster_found(world: World, fact: facts.ClusterFound) -> World:
+    """Fold the find of a cluster whose record was lost; one that is known is left as it is."""
+    if world.desired is not None:
+        return world
+    world = replace(
+        world,
+        desired=fact.desired,
+        region=fact.region,
+        cluster_id=fact.cluster_id,
+        host_key=fact.host_key,
+        owner=fact.owner,
+        recovered=True,
+        wanted=True,
+        requested_at=fact.at,
+        found_at=fact.began,
+        surveyed_at=fact.began,
+    )
+    for seen in sorted(fact.instances, key=lambda s: (s.launched_at or 0.0, s.id)):
+        if seen.state not in DYING:
+            world = _come(world, seen, fact.at)
+    return world
 
 
 def launched(world: World, seen: Seen, at: float) -> World:
@@ -119,6 +149,30 @@ def termination_overdue(world: World, fact: facts.TerminationOverdue) -> World:
     return world.with_instance(replace(instance, overdue=instance.overdue + 1))
 
 
+def volumes_removed(world: World, fact: facts.VolumesRemoved) -> World:
+    return _without_volumes(world, fact.volumes, kept=())
+
+
+def volumes_left(world: World, fact: facts.VolumesLeft) -> World:
+    return _without_volumes(world, fact.volumes, kept=fact.volumes)
+
+
+def _without_volumes(world: World, volumes: Collection[str], kept: Collection[str]) -> World:
+    """Return the world in which nothing more is to be done about these volumes."""
+    for instance in list(world.instances.values()):
+        theirs = [v for v in kept if v in (*instance.disposable, *instance.lasting)]
+        changed = replace(
+            instance,
+            disposable=tuple(v for v in instance.disposable if v not in volumes),
+            lasting=tuple(v for v in instance.lasting if v not in volumes),
+            kept=(*instance.kept, *theirs),
+        )
+        if changed != instance:
+            world = world.with_instance(changed)
+    failures = {key: f for key, f in world.failures.items() if key.subject not in volumes}
+    return replace(world, failures=failures) if len(failures) != len(world.failures) else world
+
+
 def start_accepted(world: World, fact: facts.StartAccepted) -> World:
     for subject in fact.instances:
         instance = world.instances.get(subject)
@@ -152,6 +206,8 @@ def observe(world: World, seen: Seen, at: float) -> World:
         private_host=seen.private_host or instance.private_host,
         public_host=seen.public_host or instance.public_host,
         volumes=seen.volumes or instance.volumes,
+        disposable=_volumes(instance, seen, instance.disposable, seen.disposable, seen.lasting),
+        lasting=_volumes(instance, seen, instance.lasting, seen.lasting, seen.disposable),
         why=seen.why or instance.why,
         doubted_at=None,
         misses=0,
@@ -164,6 +220,15 @@ def observe(world: World, seen: Seen, at: float) -> World:
     if replace(moved, looked_at=instance.looked_at, looks=instance.looks) == instance and not _waits(instance):
         return world
     return _settle(world, moved, at)
+
+
+def _volumes(
+    instance: Instance, seen: Seen, before: Collection[str], now: Collection[str], other: Collection[str]
+) -> tuple[str, ...]:
+    """Return the volumes of one sort, after a look; an instance that ends is shown with fewer and fewer of them."""
+    standing = before if seen.state in DYING or not seen.volumes else ()
+    without = {*other, *instance.kept}
+    return tuple(volume for volume in dict.fromkeys((*standing, *now)) if volume not in without)
 
 
 def _waits(instance: Instance) -> bool:
@@ -181,6 +246,8 @@ def _come(world: World, seen: Seen, at: float) -> World:
         return world
     intent = world.intents.get(seen.token or "")
     ours = _ours(world, seen)
+    launched_at = seen.launched_at or at
+    pinned = intent is not None or (ours and launched_at >= world.host_key_since)
     instance = Instance(
         id=seen.id,
         role=seen.role,
@@ -188,11 +255,12 @@ def _come(world: World, seen: Seen, at: float) -> World:
         type=seen.type,
         stage_at=at,
         story=((at, Stage.REQUESTED),),
-        launched_at=seen.launched_at or at,
+        launched_at=launched_at,
         adopted=not ours,
-        alarm_possible=not ours,
+        found=ours and intent is None,
+        alarm_possible=intent is None,
         request=intent.request if intent else world.request,
-        host_key=world.host_key if ours else None,
+        host_key=(world.host_key or None) if pinned else None,
     )
     return observe(world.with_instance(instance), seen, at)
 
@@ -208,6 +276,7 @@ def _fresh(instance: Instance, at: float) -> Instance:
         story=((at, Stage.REQUESTED),),
         launched_at=instance.launched_at,
         adopted=instance.adopted,
+        found=instance.found,
         alarm_possible=True,
         request=instance.request,
         host_key=instance.host_key,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flambed.aws import AwsError
 from flambed.desired import PURPOSE, Role
 from flambed.observed.facts import ClusterSurveyed, InstancesDescribed, Seen
+from flambed.observed.lookout import CONFIRM_AFTER
 from flambed.pacing import Rank
 from flambed.steps.protect import alarm_name
 
@@ -35,7 +36,8 @@ def seen(description: Description) -> Seen:
     """
     tags = tags_of(description)
     launched = description.get("LaunchTime")
-    mappings = description.get("BlockDeviceMappings", ())
+    disks = [mapping["Ebs"] for mapping in description.get("BlockDeviceMappings", ()) if "Ebs" in mapping]
+    disks = [disk for disk in disks if "VolumeId" in disk]
     return Seen(
         id=description["InstanceId"],
         state=description.get("State", {}).get("Name", "pending"),
@@ -46,7 +48,9 @@ def seen(description: Description) -> Seen:
         launched_at=launched.timestamp() if isinstance(launched, datetime) else None,
         private_host=description.get("PrivateIpAddress") or None,
         public_host=description.get("PublicIpAddress") or description.get("PublicDnsName") or None,
-        volumes=tuple(mapping["Ebs"]["VolumeId"] for mapping in mappings if "VolumeId" in mapping.get("Ebs", {})),
+        volumes=tuple(disk["VolumeId"] for disk in disks),
+        disposable=tuple(disk["VolumeId"] for disk in disks if disk.get("DeleteOnTermination") is True),
+        lasting=tuple(disk["VolumeId"] for disk in disks if disk.get("DeleteOnTermination") is False),
         tags=tags,
         monitored=description.get("Monitoring", {}).get("State") in {"enabled", "pending"},
         why=description.get("StateReason", {}).get("Message") or None,
@@ -54,7 +58,7 @@ def seen(description: Description) -> Seen:
 
 
 def tags_of(description: Description) -> dict[str, str]:
-    """Return the tags of an instance as a mapping (S21)."""
+    """Return the tags of an instance, a volume or an alarm as a mapping (S21)."""
     return {tag["Key"]: tag["Value"] for tag in description.get("Tags", ())}
 
 
@@ -151,14 +155,89 @@ async def describe_alarms(region: Region, names: Sequence[str]) -> list[Mapping[
     return found
 
 
-async def keep_surveying(region: Region) -> None:
-    """Look at everything now and then, for as long as it runs: what events lost is seen then."""
+async def alarms_named(region: Region, prefix: str) -> list[Mapping[str, Any]]:
+    """Return the alarms whose names begin like that, as CloudWatch describes them.
+
+    Raises:
+        AwsError: not all could be looked up.
+    """
+    found: list[Mapping[str, Any]] = []
+    params: dict[str, Any] = {"AlarmNamePrefix": prefix, "AlarmTypes": ["MetricAlarm"], "MaxRecords": MOST_NAMES}
     while True:
-        await asyncio.sleep(region.survey_interval)
+        answer = await region.call(region.clients.cloudwatch.describe_alarms, **params)
+        found += answer.get("MetricAlarms", ())
+        if not answer.get("NextToken"):
+            return found
+        params["NextToken"] = answer["NextToken"]
+
+
+async def tagged(region: Region, key: str, values: Iterable[str]) -> list[Seen]:
+    """Return the instances with one of these values of a tag, in any state.
+
+    Raises:
+        AwsError: the look was not complete.
+    """
+    return [seen(description) for description in await _describe(region, [_tag(key, *values)], rank=Rank.LOOK)]
+
+
+async def loose_volumes(region: Region, key: str, values: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Return the volumes with one of these values of a tag that are attached to nothing, as EC2 describes them.
+
+    Raises:
+        AwsError: the look was not complete.
+    """
+    return await _describe_volumes(region, [_tag(key, *values), {"Name": "status", "Values": ["available"]}])
+
+
+async def describe_volumes(
+    region: Region, volumes: Sequence[str], whose: Identity = ("", "")
+) -> list[Mapping[str, Any]]:
+    """Return those of the volumes that exist, as EC2 describes them. By a filter: one bad id does not fail the call.
+
+    Raises:
+        AwsError: not all could be looked up.
+    """
+    found: list[Mapping[str, Any]] = []
+    for start in range(0, len(volumes), MOST_VALUES):
+        some = [{"Name": "volume-id", "Values": list(volumes[start : start + MOST_VALUES])}]
+        found += await _describe_volumes(region, some, whose)
+    return found
+
+
+async def _describe_volumes(
+    region: Region, filters: Sequence[Mapping[str, Any]], whose: Identity = ("", "")
+) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    params: dict[str, Any] = {"Filters": list(filters), "MaxResults": PAGE}
+    while True:
+        answer = await region.call(region.clients.ec2.describe_volumes, whose=whose, **params)
+        found += answer.get("Volumes", ())
+        if not answer.get("NextToken"):
+            return found
+        params["NextToken"] = answer["NextToken"]
+
+
+async def keep_surveying(region: Region) -> None:
+    """Look at everything now and then, for as long as it runs: what events lost is seen then.
+
+    Where there is a lookout the first look is at once: what this service does not know of may have run for long.
+    """
+    pause = region.survey_interval if region.lookout is None else 0.0
+    failures = 0
+    while True:
+        await asyncio.sleep(pause)
+        pause = region.survey_interval
         try:
             await survey(region)
         except AwsError as error:
-            region.emit("region.survey_failed", region=region.name, code=error.code, message=error.message)
+            if not failures:
+                region.emit("region.survey_failed", region=region.name, code=error.code, message=error.message)
+            failures += 1
+            pause = min(pause, region.pause(failures))
+        else:
+            failures = 0
+        if region.lookout is not None and region.lookout.unsure:
+            pause = min(pause, CONFIRM_AFTER)
 
 
 async def survey(region: Region) -> None:
@@ -168,18 +247,24 @@ async def survey(region: Region) -> None:
         AwsError: the look was not complete, and nobody was told anything.
     """
     clusters = region.clusters
-    if not clusters:
+    if not clusters and region.lookout is None:
         return
     began = region.clock.now()
     by_cluster: dict[tuple[str, str], list[Seen]] = {cluster: [] for cluster in clusters}
     found = await _describe(region, [_tag("Purpose", PURPOSE)], rank=Rank.LOOK)
-    for instance in map(seen, found):
+    instances = [seen(description) for description in found]
+    for instance in instances:
         cluster = (instance.tags.get("creator", ""), instance.tags.get("Cluster-Name", ""))
         if cluster in by_cluster:
             by_cluster[cluster].append(instance)
     region.keeper.check()
     for cluster, members in by_cluster.items():
         region.tell(cluster, ClusterSurveyed(at=region.clock.now(), instances=tuple(members), began=began))
+    if region.lookout is not None:
+        described = {description["InstanceId"]: description for description in found}
+        await region.lookout.take(region, instances, described, began)
+    if region.orphans is not None:
+        await region.orphans.watch(instances)
     region.emit("region.survey_done", region=region.name, instances=len(found), clusters=len(clusters))
 
 
@@ -196,10 +281,10 @@ async def _describe(
         params["NextToken"] = answer["NextToken"]
 
 
-def _tag(key: str, value: str) -> dict[str, Any]:
+def _tag(key: str, *values: str) -> dict[str, Any]:
     # A filter reads * and ? as wildcards: a tag is to be that text, and nothing like it.
-    escaped = value.replace("\\", "\\\\").replace("*", "\\*").replace("?", "\\?")
-    return {"Name": f"tag:{key}", "Values": [escaped]}
+    escaped = [value.replace("\\", "\\\\").replace("*", "\\*").replace("?", "\\?") for value in values]
+    return {"Name": f"tag:{key}", "Values": escaped}
 
 
 def _hosts(description: Description) -> set[str]:

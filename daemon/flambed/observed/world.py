@@ -45,12 +45,15 @@ class World:
     host_key: str = ""
     owner: int = -1
     may_adopt: bool = False
+    host_key_since: float = 0.0  # hosts that were launched before carry another key
+    recovered: bool = False  # its record was lost: no more is known of it than its instances tell, until the next `up`
     wanted: bool = False  # up, and not down since
     shrink: bool = False
     request: int = 0  # counts the `up`s
     requested_at: float = 0.0
     found_at: float | None = None  # when the first look by tag since that began
     surveyed_at: float = 0.0  # when the last look by tag began
+    looked: bool = True  # there was a look by tag since the service came up
     converged_at: float | None = None  # first ready since that
     converged_request: int = 0  # the number of the last `up` that became ready
     changed_at: float = 0.0  # when the phase last changed

@@ -5,7 +5,7 @@
 Pure: it reads no clock, calls nothing and knows no event loop. Deciding again about a world in which nothing happened
 changes nothing, and a cluster that has converged gets no action. The parts, from top to bottom of a cluster's life:
 `launching` (whom to launch), `retiring` (whom to give back), `hosts` (whom to look at, name, set up and inform), `protecting`
-(which protection each host should have), `phase` (what is to be said of it all).
+(which protection each host should have), `leftovers` (what outlived its instance), `phase` (what is to be said of it all).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from flambed.plan.draft import Decision, Draft, Rules
 from flambed.plan.ending import end_idle
 from flambed.plan.hosts import attend, look
 from flambed.plan.launching import launch, replay, trouble
+from flambed.plan.leftovers import clean_up, let_go
 from flambed.plan.phase import phase_of
 from flambed.plan.protecting import protect
 from flambed.plan.retiring import give_back, insist
@@ -36,7 +37,9 @@ def decide(desired: Cluster | None, world: World, now: float, rules: Rules) -> D
     if desired is None:
         return Decision(actions=(), conclusions=(), protection={}, wake_at=None)
     draft = Draft(desired, world, rules, now)
-    if world.wanted:
+    if world.wanted and world.recovered:
+        pass  # too little is known to do anything but look: `up` says more, `down` ends it
+    elif world.wanted:
         launch(draft)
         if trouble(draft) is None:
             attend(draft)
@@ -47,6 +50,8 @@ def decide(desired: Cluster | None, world: World, now: float, rules: Rules) -> D
     insist(draft)
     look(draft)
     protect(draft)
+    clean_up(draft)
+    let_go(draft)
     phase, reason = phase_of(draft)
     if (phase, reason) != (world.phase, world.reason):
         draft.conclusions.append(PhaseChanged(at=now, phase=phase, reason=reason))

@@ -43,7 +43,7 @@ class Decision:
 
 _PAUSES: Mapping[Reason, tuple[float, float]] = {
     Reason.THROTTLED: (2.0, 60.0),
-    Reason.TRANSIENT: (1.0, 60.0),
+    Reason.TRANSIENT: (1.0, 30.0),  # an outage: that it is over should be noticed soon
     Reason.NOT_FOUND_YET: (1.0, 15.0),
     Reason.NO_CAPACITY: (15.0, 60.0),
     Reason.CONNECTION_LOST: (1.0, 30.0),

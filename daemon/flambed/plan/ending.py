@@ -23,7 +23,7 @@ AGAIN, AGAIN_MOST = 600.0, 3600.0
 
 def end_idle(draft: Draft) -> None:
     """End the hosts that are found due, and have those examined that seem to be."""
-    if not draft.world.wanted or conflict(draft) is not None:
+    if not draft.world.wanted or draft.world.recovered or conflict(draft) is not None:
         return
     doubtful = []
     for instance in draft.world.instances.values():

@@ -193,6 +193,9 @@ def _launch_missing(draft: Draft) -> None:
     needed = tuple(role for role, count in wanted.items() if count)
     if not needed:
         return
+    if not world.looked:
+        draft.want(Find())  # the journal may be an old copy: what it does not know of comes first
+        return
     if unknown := tuple(role for role in needed if role not in world.specs):
         draft.want(Prepare(unknown))
         return

@@ -8,6 +8,11 @@ from flambed.observed.instance import UNDER_WAY, Ending, Instance, Stage
 from flambed.plan.draft import Draft
 from flambed.plan.launching import ATTEMPTS, HOPELESS, deadline, enough, lacking, missing, trouble
 
+LOST = (
+    "its record was lost: found by its tags; `flambectl up` with its file takes it on again, `flambectl down` ends it"
+)
+"""What is said of a cluster that is known by its instances alone."""
+
 FEW = 3
 """How many hosts are named one by one in a reason."""
 
@@ -20,6 +25,8 @@ def phase_of(draft: Draft) -> tuple[str, str | None]:
         if left or world.intents:
             return "stopping", _stubborn(draft)
         return "gone", None
+    if world.recovered:
+        return ("degraded", LOST) if left else ("gone", None)
     if world.found_at is None and not left:
         failure = world.failures.get(Key("find"))
         return "converging", f"cannot look for the cluster: {failure.message}" if failure else None

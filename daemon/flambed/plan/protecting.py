@@ -120,8 +120,10 @@ def _timeout_is_zero(draft: Draft, instance: Instance) -> bool:
 def _concerns_keeper(draft: Draft, instance: Instance) -> bool:
     """Whether there is an alarm to put or to remove, or a timer to renew or to switch off.
 
-    Nothing is done to what may not even be this cluster's.
+    Nothing is done to what may not even be this cluster's, nor to alarms that stand for a policy that is not known.
     """
+    if draft.world.recovered:
+        return False
     if instance.adopted and instance.alarm is None and conflict(draft) is not None:
         return False
     timed = draft.policies[instance.role].minutes is not None
@@ -173,7 +175,7 @@ def _must_seed(draft: Draft, instance: Instance, policy: IdlePolicy) -> bool:
     """Whether the host may have idled before this policy began, so that its alarm would fire at once (S37)."""
     if policy.minutes is None or policy.digest in (instance.seeded, instance.policy):
         return False
-    if instance.adopted or instance.policy is not None or instance.ready_at is not None:
+    if instance.adopted or instance.found or instance.policy is not None or instance.ready_at is not None:
         return True
     return draft.now - (instance.running_at or draft.now) > ARMED_WITHIN
 

@@ -25,7 +25,8 @@ def give_back(draft: Draft) -> None:
 def roll_back(draft: Draft) -> None:
     """Give back what this launch created; what existed before is left alone."""
     world = draft.world
-    terminate(draft, [i for i in world.instances.values() if i.request > world.converged_request and not i.adopted])
+    created = [i for i in world.instances.values() if i.request > world.converged_request]
+    terminate(draft, [i for i in created if not (i.adopted or i.found)])
 
 
 def shrink(draft: Draft) -> None:

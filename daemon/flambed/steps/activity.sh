@@ -2,7 +2,8 @@
 
 root=$FLAMBED_ROOT # only tests set it
 
-# gpu: how busy the busiest GPU is now, in percent; "none" where there is none to be used; "failed WHY".
+# gpu SECONDS: how busy the busiest GPU is now, in percent; "none" where there is none to be used; "failed WHY", as
+# when nvidia-smi takes longer than that.
 gpu() {
   command -v nvidia-smi >/dev/null || { echo none && return; }
   # An image may bring the program to machines without a GPU, where it does nothing but fail.
@@ -10,7 +11,7 @@ gpu() {
     echo none && return
   fi
   limit=
-  command -v timeout >/dev/null && limit="timeout 10"
+  command -v timeout >/dev/null && limit="timeout $1"
   used=$($limit nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null) ||
     { echo "failed nvidia-smi ends with $?" && return; }
   most=

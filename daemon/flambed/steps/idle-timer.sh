@@ -44,8 +44,11 @@ recall() { # FILE: sets words
 # --- the lease: MINUTES PERCENT SECONDS BOOT UPTIME, the last two of its renewal ---
 
 keep_lease() { # WORDS: in memory where the disk is full or read-only
-  rm -f "$memory/lease"
-  keep "$disk" lease "$1" || { keep "$memory" lease "$1" && [ "${1%% *}" -ge 0 ]; } # -1 must outlive a reboot
+  if keep "$disk" lease "$1"; then
+    rm -f "$memory/lease"
+  else
+    keep "$memory" lease "$1" && [ "${1%% *}" -ge 0 ] # -1 must outlive a reboot
+  fi
 }
 
 lease() { # sets: minutes, percent, hold, renewed, ends; fails where there is none that can be read
@@ -96,19 +99,18 @@ tick() {
   renewed=never minutes=-1 percent=0 # without a lease nothing is idle, and nothing ends
   lease || say "the lease cannot be read: this host does not end by itself before it is renewed"
   if ! samples; then
-    sampled=$up total=0 rest=0 peak=none typed=unknown input=none since=$up
+    sampled=$up total=failed rest=failed peak=none typed=unknown input=none since=$up
   elif [ $((up - sampled)) -lt 30 ]; then
     return # another tick was just here
   fi
 
   cpu_now=failed
-  if cpu_times; then
-    [ "$total" -eq 0 ] || [ "$total_now" -le "$total" ] ||
-      cpu_now=$((100000 * (total_now - total - rest_now + rest) / (total_now - total)))
-  else
-    total_now=0 rest_now=0
+  if ! cpu_times; then
+    total_now=failed rest_now=failed
+  elif [ "$total" != failed ] && [ "$total_now" -gt "$total" ]; then
+    cpu_now=$((100000 * (total_now - total - rest_now + rest) / (total_now - total)))
   fi
-  gpu_now=$(gpu)
+  gpu_now=$(gpu 30)
   gpu_now=${gpu_now%% *}
   typed_now=failed
   if listed=$(terminals); then
@@ -137,7 +139,7 @@ tick() {
   left=$(($(due) - up))
   if [ "$left" -le 0 ]; then
     say "idle for $(((up - since) / 60)) minutes, and the lease ended $(((up - ends) / 60)) minutes ago: the host ends"
-    shutdown -h now || poweroff
+    shutdown -h now || systemctl poweroff
   elif [ "$left" -le 300 ]; then
     say "idle, and nobody has renewed the lease: the host ends in $left s, unless it is used"
     say "this host is idle and ends in $left seconds; whoever types something keeps it" | wall 2>/dev/null
@@ -175,9 +177,9 @@ status() { # WORD for a timer that works, "yes" if there are samples
 }
 
 renew() { # MINUTES PERCENT SECONDS "yes" if there are samples, which were read before the lease changes their meaning
-  case $1 in -1) ;; '' | *[!0-9]*) fail "MINUTES is -1 or a number, not '$1'" ;; esac
-  case $2 in '' | .* | *[!0-9.]* | *.*.*) fail "PERCENT is a number such as 0.5, not '$2'" ;; esac
-  case $3 in '' | *[!0-9]*) fail "SECONDS is a number, not '$3'" ;; esac
+  case $1 in -1) ;; '' | *[!0-9]* | 0?*) fail "MINUTES is -1 or a number, not '$1'" ;; esac
+  case $2 in '' | .* | *[!0-9.]* | *.*.* | 0[0-9]*) fail "PERCENT is a number such as 0.5, not '$2'" ;; esac
+  case $3 in '' | *[!0-9]* | 0?*) fail "SECONDS is a number, not '$3'" ;; esac
   keep_lease "$1 $2 $3 $boot $up" || fail "the lease cannot be stored: is the disk full or read-only?"
   status renewed "$4"
 }

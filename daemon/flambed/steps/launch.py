@@ -19,6 +19,7 @@ from flambed.observed.facts import (
 )
 from flambed.observed.survey import seen
 from flambed.pacing import Rank
+from flambed.tags import LAUNCH_TAG
 
 if TYPE_CHECKING:
     from flambed.region import Region
@@ -207,6 +208,7 @@ def run_instances_params(
     if cluster.iops is not None:
         volume["Iops"] = cluster.iops
     listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+    proof = [{"Key": LAUNCH_TAG, "Value": token}]
     params: dict[str, Any] = {
         "ClientToken": token,
         "MinCount": 1,
@@ -226,7 +228,9 @@ def run_instances_params(
         # Two hops, so that containers on a host reach the metadata service, too.
         "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 2, "HttpEndpoint": "enabled"},
         "TagSpecifications": [
-            {"ResourceType": resource, "Tags": listed} for resource in ("instance", "volume", "network-interface")
+            {"ResourceType": "instance", "Tags": listed + proof},
+            {"ResourceType": "volume", "Tags": listed + proof},
+            {"ResourceType": "network-interface", "Tags": listed},
         ],
         "UserData": user_data,
     }

@@ -31,7 +31,7 @@ renew() { # MINUTES PERCENT SECONDS: the timer's answer, as lines of ours
 terminal() { # seconds since the last input, by the wall clock
   listed=$(terminals) || { echo "failed stat does not tell" && return; }
   now=$(date +%s)
-  read -r up _ <"$root/proc/uptime" || up=0
+  { read -r up _ <"$root/proc/uptime"; } 2>/dev/null || up=0
   least=none
   for one in $listed; do
     age=$((now - ${one%%:*}))
@@ -61,6 +61,7 @@ experiment() { # NAME: whether a process runs that program, by itself or by an i
         case $word in
         -m) read -r word && echo "$word" && break ;;
         -c | -) break ;;
+        -W | -X) read -r word ;;
         -*) ;;
         *) echo "$word" && break ;;
         esac
@@ -76,7 +77,7 @@ told=$(renew "$1" "$2" "$3")
 echo "$told"
 case $told in *"
 gpu "*) ;; *)
-  echo "gpu $(gpu)"
+  echo "gpu $(gpu 10)"
   echo "terminal $(terminal)"
   ;;
 esac

@@ -145,7 +145,8 @@ def vote_minutes(now: float, until: float, written: float | None, ahead: int = 5
     """
     first = minute_of(now) - BACK * MINUTE
     last = min(minute_of(now) + ahead * MINUTE, minute_of(until) if math.isfinite(until) else math.inf)
-    if written is not None:
+    # What lies further ahead was written before AWS's clock was known, and holds nothing off now.
+    if written is not None and written <= minute_of(now) + MOST_AHEAD * MINUTE:
         first = max(first, written + MINUTE)
     return [first + MINUTE * number for number in range(int((last - first) // MINUTE) + 1)]
 

@@ -86,6 +86,13 @@ def print_host_keys(machine: Machine) -> None:
     machine.console += "-----END SSH HOST KEY KEYS-----\n"
 
 
+async def run_boothooks(machine: Machine, data: UserData) -> None:
+    """Run the boothooks, one after the other and as root, then let SSH begin."""
+    for number, script in enumerate(data.boothooks, 1):
+        await _run(machine, f"{_INSTANCE}/boothooks/part-{number:03}", script)
+    machine.ready_for_ssh.set()
+
+
 async def run_commands(machine: Machine, data: UserData, *, first: bool) -> None:
     """Run bootcmd and, on the first boot, runcmd and the scripts, one after the other and as root."""
     if data.boot_commands:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from flambed.lab.clock import Clock
+from flambed.lab.machine import idletimer
 from flambed.lab.machine.files import (
     Directory,
     File,
@@ -25,6 +27,7 @@ from flambed.lab.machine.files import (
 )
 from flambed.lab.machine.process import Process, Record
 from flambed.lab.machine.streams import Signal
+from flambed.lab.machine.usage import Activity, Usage
 
 LOG_LENGTH = 500
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -55,6 +58,7 @@ class Machine:
         seed: int,
         on_poweroff: Callable[[], None],
         on_reboot: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self.instance_id = instance_id
         self.address = address
@@ -72,12 +76,17 @@ class Machine:
         self.command_fault: Callable[[str], int | None] = lambda _: None
         self.gpus: tuple[int, ...] = ()
         self.load = 0.0
+        self.usage = Usage(clock)
+        self.activity = Activity()
+        self.idle_timer = idletimer.IdleTimer(self)
         self.console = ""  # what the serial console has shown
         self.boot_id = ""
         self.booted_at = 0.0
         self.shutdown_at: float | None = None
         self.services: set[str] = set()  # started by somebody, besides those that always run
+        self.ready_for_ssh = asyncio.Event()  # the boothooks of this boot are done
         self.set_up = asyncio.Event()  # the first boot's work is done
+        self._experiment: Process | None = None
         self._shutdown: asyncio.TimerHandle | None = None
         self._next_pid = 0
         self._lay_out(programs)
@@ -92,10 +101,15 @@ class Machine:
         self.console += f"[    0.000000] Linux version 6.8.0-lab\n{self.hostname} login: \n"
         for path in ("/tmp", "/run"):  # noqa: S108 - the host's own
             self.files.directory(path).entries.clear()
+        self.ready_for_ssh.clear()
+        self.usage.boot()
+        self.act(self.activity)
 
     def power_off(self) -> None:
         """Kill every process; they are gone from the table one turn of the loop later."""
         self.cancel_shutdown()
+        self.idle_timer.stop()
+        self._experiment = None
         for process in list(self.processes.values()):
             process.send(signal.SIGKILL)
 
@@ -116,6 +130,22 @@ class Machine:
         if self.files.find(SCHEDULED_SHUTDOWN):
             self.files.remove(SCHEDULED_SHUTDOWN)
 
+    def act(self, activity: Activity) -> None:
+        """Be as busy as `activity` says, from now on and after each boot; the host is up."""
+        self.activity = activity
+        self.usage.set(activity)
+        running = self._experiment if self._experiment and self._experiment.status is None else None
+        if running and running.argv[0] != activity.experiment:
+            running.send(signal.SIGKILL)
+            running = None
+        if activity.experiment and running is None:
+
+            async def work(_: Process) -> int:
+                await asyncio.Event().wait()
+                return 0
+
+            self._experiment = self.spawn([activity.experiment], user=LOGIN_USERS[0]).start(work)
+
     def set_gpus(self, utilization: Sequence[int]) -> None:
         """Give the host GPUs that are busy by so many percent; none: no GPU and no nvidia-smi."""
         self.gpus = tuple(utilization)
@@ -125,7 +155,7 @@ class Machine:
             self.files.remove("/usr/bin/nvidia-smi")
 
     def uptime(self) -> float:
-        """Return the seconds since the boot."""
+        """Return the seconds since the boot, real ones; /proc/uptime tells the lab's."""
         return time.time() - self.booted_at
 
     # --- users ---
@@ -233,6 +263,8 @@ class Machine:
         binaries.entries = {name: Program(name=name) for name in programs}
         self.files.link("/dev/null", NullDevice())
         self.files.link("/dev/shm", Directory(mode=0o1777))  # noqa: S108 - the host's own
+        terminals = VirtualDirectory(entries={}, find=self.usage.device, current=self.usage.terminals)
+        self.files.link("/dev/pts", terminals)
         self.files.write("/etc/hostname", f"{self.hostname}\n".encode())
         self.files.write(
             "/etc/os-release", b'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="flambed lab"\n'
@@ -250,13 +282,19 @@ class Machine:
         )
         return VirtualDirectory(
             entries={
-                "uptime": Virtual(make=lambda: "{0:.2f} {0:.2f}\n".format(time.time() - self.booted_at)),
+                "uptime": Virtual(make=lambda: "{0:.2f} {0:.2f}\n".format(self.usage.uptime())),
+                "stat": Virtual(make=self._cpu_line),
+                "1": Directory(entries={"comm": Virtual(make=lambda: "systemd\n")}),
                 "loadavg": Virtual(make=lambda: f"{self.load:.2f} {self.load:.2f} {self.load:.2f} 1/{len(self.processes) + 1} {self._next_pid}\n"),
                 "sys": Directory(entries={"kernel": kernel}),
             },
             find=self._proc_entry,
             current=lambda: [str(pid) for pid in self.processes],
         )  # fmt: skip
+
+    def _cpu_line(self) -> str:
+        total, idle = self.usage.cpu_times()
+        return f"cpu  {total - idle} 0 0 {idle} 0 0 0 0 0 0\n"
 
     def _proc_entry(self, name: str) -> Node | None:
         process = self.processes.get(int(name)) if name.isdigit() else None

@@ -1,8 +1,8 @@
 """User data as cloud-init reads it: a cloud-config, a script, or a MIME archive of several of them.
 
-Of cloud-config these keys mean something here: ssh_keys, ssh_deletekeys, ssh_authorized_keys, users, write_files,
-bootcmd, runcmd, hostname, merge_how and merge_type. Where several parts have a key the later wins, unless it asks
-to append lists.
+A boothook runs at each boot, before anything else. Of cloud-config these keys mean something here: ssh_keys,
+ssh_deletekeys, ssh_authorized_keys, users, write_files, bootcmd, runcmd, hostname, merge_how and merge_type. Where
+several parts have a key the later wins, unless it asks to append lists.
 """
 
 import base64
@@ -11,12 +11,16 @@ import email
 import gzip
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
-_SIGNS = {"#cloud-config": "text/cloud-config", "#!": "text/x-shellscript"}
+_SIGNS = {
+    "#cloud-config": "text/cloud-config",
+    "#cloud-boothook": "text/cloud-boothook",
+    "#!": "text/x-shellscript",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class UserData:
     authorized_keys: tuple[str, ...] = ()  # of the default user
     users: tuple[tuple[str, tuple[str, ...]], ...] = ()  # further users and their authorized keys
     files: tuple[WriteFile, ...] = ()
+    boothooks: tuple[str, ...] = ()  # scripts for every boot, before SSH
     boot_commands: str = ""  # a script for every boot
     run_commands: str = ""  # a script for the first boot
     scripts: tuple[str, ...] = ()  # further scripts for the first boot, as they are
@@ -49,10 +54,14 @@ def parse_user_data(data: bytes | None) -> UserData:
     """Read user data. Bad parts are left out and told of in `problems`, as cloud-init does."""
     config: dict[str, Any] = {}
     scripts: list[str] = []
+    boothooks: list[str] = []
     problems: list[str] = []
     for kind, text, merge in _parts(data or b"", problems):
         if kind == "text/x-shellscript":
             scripts.append(text)
+            continue
+        if kind == "text/cloud-boothook":
+            boothooks.append(text.removeprefix("#cloud-boothook").lstrip())
             continue
         if kind != "text/cloud-config":
             problems.append(f"Unhandled non-multipart ({kind}) userdata: '{text[:24]!r}...'")
@@ -66,7 +75,7 @@ def parse_user_data(data: bytes | None) -> UserData:
             problems.append(f"Yaml blob is a {type(part).__name__}, not a mapping")
             continue
         _merge(config, part, append="append" in f"{merge} {part.get('merge_how', '')} {part.get('merge_type', '')}")
-    return _read(config, scripts, problems)
+    return replace(_read(config, scripts, problems), boothooks=tuple(boothooks))
 
 
 def _parts(data: bytes, problems: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 
+from flambed.lab.machine.idletimer import UNIT
 from flambed.lab.machine.process import Process
 from flambed.lab.machine.programs import UsageError, number, options, program
 
@@ -95,10 +96,10 @@ async def uptime(process: Process, args: list[str]) -> int:
 
 @program("date")
 async def date(process: Process, args: list[str]) -> int:
-    """Print the time in UTC by a format such as +%s; -d @SECONDS and %N are known."""
+    """Print the lab's time in UTC by a format such as +%s; -d @SECONDS and %N are known."""
     found, operands = options(args, "ud:I", ["utc", "date=", "iso-8601=", "rfc-3339="])
     when = found.get("d") or found.get("date")
-    now = time.time()
+    now = process.machine.usage.clock.now()
     if when is not None:
         if not re.fullmatch(r"@-?\d+(\.\d+)?", when):
             raise UsageError(f"the lab's date knows only @SECONDS, not ‘{when}’")  # noqa: RUF001 - as coreutils quotes
@@ -185,8 +186,12 @@ async def systemctl(process: Process, args: list[str]) -> int:
             await process.out("running\n")
         case "start" | "restart" | "enable":
             machine.services |= {unit.removesuffix(".service") for unit in units}
+            if UNIT in units:
+                machine.idle_timer.start()
         case "stop" | "disable":
             machine.services -= {unit.removesuffix(".service") for unit in units}
+            if UNIT in units:
+                machine.idle_timer.stop()
         case _:
             pass
     return 0
