@@ -22,9 +22,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## bring a cluster up in a pretend AWS on this machine, look at it, take it down
 	@$(BIN)/python -m flambed.demo
 
+# Most tests wait, for hosts that boot and clocks that tick: more of them at a time than there are cores.
+WORKERS ?= 3
 test: $(STAMP) ## run the tests
 	@echo "== running the tests"
-	@$(BIN)/pytest -q --seed-report
+	@$(BIN)/pytest -q --seed-report --numprocesses $(WORKERS) --dist loadfile
 
 LIVES ?= 3000
 simulate: $(STAMP) ## live LIVES seeded lives (3000) over all cores, any weather; a seed that fails tells its story

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Turn the report on where it is asked for."""
-    if config.getoption("--seed-report"):
+    if config.getoption("--seed-report") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(SeedReport(rows()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the report of each test tell which rows it speaks of, whichever process runs it."""
+    for item in items:
+        for mark in item.iter_markers("seed"):
+            item.user_properties += [("seed", row) for row in mark.args]
 
 
 def rows() -> list[str]:
@@ -37,25 +43,17 @@ class SeedReport:
 
     def __init__(self, wanted: list[str]) -> None:
         self._passed: dict[str, list[str]] = {row: [] for row in wanted}
-        self._rows_of: dict[str, list[str]] = defaultdict(list)
         self._left_out: set[str] = set()
-        self._unknown: list[str] = []
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Note which test speaks of which rows."""
-        for item in items:
-            for mark in item.iter_markers("seed"):
-                for row in mark.args:
-                    self._rows_of[item.nodeid].append(row)
-                    if row not in self._passed:
-                        self._unknown.append(f"{row} ({item.nodeid})")
+        self._unknown: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note which of them passed, and which were left out because the machine lacks a part (see `parts`)."""
+        spoken_of = [str(row) for name, row in report.user_properties if name == "seed"]
+        self._unknown.update(f"{row} ({report.nodeid})" for row in spoken_of if row not in self._passed)
         if report.skipped and "left out: " in str(report.longrepr) and not os.environ.get("CI"):
-            self._left_out.update(self._rows_of[report.nodeid])
+            self._left_out.update(spoken_of)
         if report.when == "call" and report.passed:
-            for row in self._rows_of[report.nodeid]:
+            for row in spoken_of:
                 if row in self._passed:
                     self._passed[row].append(report.nodeid)
 
@@ -75,7 +73,7 @@ class SeedReport:
             nothing = "left out on this machine" if row in self._left_out else "NO TEST PASSED FOR THIS ROW"
             example = tests[0].split("::")[-1] if tests else nothing
             terminalreporter.line(f"{row}  {len(tests):4d}  {example}")
-        for unknown in self._unknown:
+        for unknown in sorted(self._unknown):
             terminalreporter.line(f"unknown row: {unknown}")
         missing = self.missing()
         terminalreporter.line(

@@ -477,6 +477,23 @@ async def test_an_adopted_host_with_the_right_alarm_is_seeded_all_the_same() -> 
     assert cloud.heard.kinds() == ["PointsSeeded", "AlarmArmed"]
 
 
+@pytest.mark.parametrize("refused", [False, True])
+@virtual
+async def test_points_that_were_written_by_a_wrong_clock_hold_up_none_of_the_right_ones(refused: bool) -> None:
+    """Until AWS first answers nobody knows that this machine's clock is three hours ahead."""
+    cloud = Cloud()
+    cloud.cloudwatch.refuses_aws = refused
+    async with opened(cloud) as (region, keeper):
+        region._offset = 3 * 3600.0
+        keeper.want(ME, table(vote_until=math.inf), cloud.heard.take)
+        await asyncio.sleep(70)
+        region._offset = 0.0
+        await asyncio.sleep(130)
+        now = protect.minute_of(region.now())
+    namespace = protect.OWN_NAMESPACE if refused else protect.AWS_NAMESPACE
+    assert now in cloud.cloudwatch.written(HOST, namespace)
+
+
 @virtual
 async def test_one_host_that_ec2_does_not_know_holds_up_none_of_the_others() -> None:
     """The call for all of them fails because of it, so each is seeded by itself."""

@@ -17,7 +17,7 @@ from flambed.aws import Aws
 from flambed.clock import Clock
 from flambed.control import Control
 from flambed.errors import ClusterConfigurationError, FlambedError
-from flambed.fleet import Fleet
+from flambed.fleet import MADE_ANEW, Fleet
 from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.keys import KeyStore
@@ -42,6 +42,9 @@ async def serve(config: Settings, source: Path | None) -> None:
         open_.push_async_callback(journal.close)
         emit.emit("journal.opened", path=str(journal.path), daemon_id=journal.daemon_id)
         earlier = daemonid.keep(state, journal.daemon_id, kept)
+        clock = Clock.from_environ(os.environ)
+        if journal.new and (kept or config.predecessors):
+            journal.memory[MADE_ANEW] = str(clock.now())
         aws = Aws()
         open_.push_async_callback(aws.close)
         bench = Bench(
@@ -53,7 +56,6 @@ async def serve(config: Settings, source: Path | None) -> None:
             ssh_slots=asyncio.Semaphore(config.ssh.parallel),
             predecessors=frozenset({*config.predecessors, *earlier}),
         )
-        clock = Clock.from_environ(os.environ)
         fleet = Fleet(aws=aws, bench=bench, journal=journal, clock=clock, log=emit)
         open_.push_async_callback(fleet.close)
         await fleet.start()

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flambed.aws import Aws, AwsError
@@ -25,9 +26,13 @@ from flambed.observed.lookout import Lookout
 from flambed.observed.world import World
 from flambed.ownership import Known
 from flambed.plan import Rules
+from flambed.plan.launching import APPEARS_WITHIN
 from flambed.recovery import NOBODY, Lost, UntoldError, record_of
 from flambed.region import Identity, Region
 from flambed.settings import Settings
+
+MADE_ANEW = "made anew"
+"""Under which the journal remembers that it took the place of a lost one, and when (UNIX seconds)."""
 
 FORGET_EVERY = 3600.0
 """Seconds between two looks for clusters that have been gone for long enough to be forgotten."""
@@ -139,9 +144,17 @@ class Fleet:
         """The locally configured region, else us-east-1."""
         return self._aws.default_region
 
+    def _launch_from(self) -> float:
+        """Return from when on something may be launched: a journal that was made anew knows nothing of the last minutes."""
+        made_at = self._bench.memory.get(MADE_ANEW)
+        return float(made_at) + APPEARS_WITHIN if made_at is not None else 0.0
+
     async def take_on(self, identity: tuple[str, str], cluster_id: str, world: World, region: Region) -> Member:
         """Look after a cluster from now on."""
-        rules = rules_of(self._settings, region.name, daemon=self._bench.daemon, run=self._run)
+        rules = replace(
+            rules_of(self._settings, region.name, daemon=self._bench.daemon, run=self._run),
+            launch_from=self._launch_from(),
+        )
         member = Member(
             identity,
             cluster_id,

@@ -174,7 +174,7 @@ class Bucket:
         self._count()
         while (head := self._line.head()) is not None:
             lacking = head.tokens - self._tokens
-            if lacking > 1e-9:
+            if lacking > 1e-6:  # less than that may be too short a wait for a float of seconds to tell
                 self._wake_in(lacking / self._refill)
                 return
             self._line.pop()

@@ -8,6 +8,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 from flambed import hands
@@ -17,7 +18,7 @@ from flambed.desired import Cluster
 from flambed.observed.world import World
 from flambed.plan import Decision, Rules
 from tests.simulation.cloud import Cloud
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, Killed
 from tests.simulation.eventloop import SimulationLoop
 from tests.simulation.faults import Weather
 from tests.simulation.hosts import Hosts
@@ -71,8 +72,9 @@ def live(seed: int, weather: Weather | None = None) -> Outcome:
     """Live the life of a seed."""
     with asyncio.Runner(loop_factory=SimulationLoop) as runner:
         loop = runner.get_loop()
-        loop.set_exception_handler(lambda _loop, _context: None)  # of the dead: what matters is told in the story
-        return runner.run(_Life(seed, weather).run())
+        life = _Life(seed, weather)
+        loop.set_exception_handler(life.crashed)
+        return runner.run(life.run())
 
 
 class _BrokenError(Exception):
@@ -86,6 +88,12 @@ class _Life:
         self.weather = weather if weather is not None else Weather.of(self.rng)
         self.crashes = 0
         self.rested = "unknown"
+
+    def crashed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Tell of a callback that crashed; the tasks of the dead end in all ways, and what matters is told in the story."""
+        error = context.get("exception")
+        if "handle" in context and not isinstance(error, Killed):
+            self.tell.violation(f"a callback crashed: {error!r}")
 
     # --- the whole of it -----------------------------------------------------------------------------------------
 

@@ -54,6 +54,10 @@ def lives(first: int, count: int, jobs: int, plant: Plant | None = None) -> Iter
 
 def _live(work: tuple[int, Plant | None]) -> Summary:
     seed, plant = work
-    with plant() if plant is not None else contextlib.nullcontext():
-        outcome = live(seed)
+    try:
+        with plant() if plant is not None else contextlib.nullcontext():
+            outcome = live(seed)
+    except Exception as error:
+        error.add_note(f"in the life of seed {seed}: python -m tests.simulation {seed}")
+        raise
     return Summary(outcome.seed, outcome.violations, outcome.rested, outcome.crashes, outcome.seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flambed.desired import Role
@@ -324,3 +326,19 @@ def test_an_adopted_cluster_keeps_its_indices_and_new_hosts_take_the_lowest_free
     story.decides()
     story.launches(Role.FACTORY, "i-c")
     assert [story.instance(i).index for i in ("i-o", "i-a", "i-b", "i-c")] == [None, 1, 2, 0]
+
+
+def test_a_service_whose_journal_was_made_anew_waits_for_what_the_lost_one_launched() -> None:
+    """Tag filters lag: for five minutes nothing is launched, and `status` says why."""
+    story = Story()
+    story.rules = replace(story.rules, launch_from=story.now + 300)
+    story.up()
+    story.decides()
+    story.finds()
+    assert story.decides() == []
+    assert story.world.phase == "converging"
+    assert story.world.reason is not None
+    assert "journal was made anew" in story.world.reason
+    story.passes(301)
+    assert story.decides() == ["prepare Orchestrator Factory"]
+    assert story.world.reason is None

@@ -73,6 +73,7 @@ class Journal:
 
     Attributes:
         health: whether it can be written.
+        new: whether there was none before.
         daemon_id: random, made with the file; tells the instances of this service from another one's.
         commits: how many groups were written since it was opened.
         memory: what is to be known after a restart and is no fact.
@@ -81,6 +82,7 @@ class Journal:
 
     def __init__(self, path: Path, connection: sqlite3.Connection, resources: ExitStack) -> None:
         self.path = path
+        self.new = False
         self.health = Health(self.commit)
         self.commits = 0
         self._connection = connection
@@ -121,7 +123,9 @@ class Journal:
             with told(path, "cannot be opened"):
                 if new and daemon_id is not None:
                     connection.execute("UPDATE meta SET value = ? WHERE name = 'daemon_id'", (daemon_id,))
-                return cls(path, connection, resources.pop_all())
+                journal = cls(path, connection, resources.pop_all())
+        journal.new = new
+        return journal
 
     async def close(self) -> None:
         """Commit what is left, and release the file.

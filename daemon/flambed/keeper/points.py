@@ -92,7 +92,7 @@ class Points:
         )
         for guard, values in plans.items():
             if values:
-                guard.written = max(values)
+                guard.written = max(values if _is_ahead(guard, self._region.now()) else (guard.written or 0.0, *values))
                 guard.missed = [at for at, value in values.items() if value is None][-_MOST_MISSED:]
                 oldest = min([*guard.missed, guard.written]) - 2 * protect.BACK * protect.MINUTE
                 guard.real = {at: percent for at, percent in guard.real.items() if at >= oldest}
@@ -120,10 +120,14 @@ class Points:
 def _merged(guard: Guard, now: float, *, vote: bool) -> dict[float, float | None]:
     """Return our own metric for every minute that is not written yet, with None where nothing is known of it."""
     this = protect.minute_of(now)
-    # What lies ahead was written before AWS's clock was known.
-    first = guard.written + protect.MINUTE if guard.written is not None and guard.written <= this else this
+    first = guard.written + protect.MINUTE if guard.written is not None and not _is_ahead(guard, now) else this
     if vote and not guard.voted:
         first = min(first, this)  # a vote that begins counts at once
     new = [first + protect.MINUTE * number for number in range(int((this - first) // protect.MINUTE) + 1)]
     values = {at: protect.merged(at, guard.real, vote=False) for at in guard.missed}
     return values | {at: protect.merged(at, guard.real, vote=vote) for at in new}
+
+
+def _is_ahead(guard: Guard, now: float) -> bool:
+    """Whether its last point lies further ahead than any should: it was written before AWS's clock was known."""
+    return (guard.written or 0.0) > protect.minute_of(now) + protect.AHEAD * protect.MINUTE

@@ -26,6 +26,7 @@ class Rules:
 
     daemon: str  # the id of this service, for the tags
     run: str = "0"  # random, another one each time that the service starts: no journal can make it use a token twice
+    launch_from: float = 0.0  # before this nothing is launched: what a lost record launched may not be visible yet
     address: Literal["private", "public"] = "private"
     reach_deadline: float = 900.0  # by when a running host has to answer SSH
     has_events: bool = True  # a queue tells of state changes

@@ -193,6 +193,9 @@ def _launch_missing(draft: Draft) -> None:
     needed = tuple(role for role, count in wanted.items() if count)
     if not needed:
         return
+    if draft.now < draft.rules.launch_from:
+        draft.wake(draft.rules.launch_from)
+        return
     if not world.looked:
         draft.want(Find())  # the journal may be an old copy: what it does not know of comes first
         return

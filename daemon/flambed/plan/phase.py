@@ -96,6 +96,10 @@ def _cannot_tell(draft: Draft, instance: Instance) -> bool:
 def _waiting_for(draft: Draft) -> str | None:
     """Return what holds the cluster up, where that is not simply time."""
     world = draft.world
+    if draft.now < draft.rules.launch_from and any(missing(draft, role) for role in Role):
+        return (
+            "the service's journal was made anew: launching waits five minutes, for what the lost one launched to show"
+        )
     if (failure := world.failures.get(Key("prepare"))) is not None:
         return failure.message
     for role, failure in world.launch_failures.items():
