@@ -33,7 +33,12 @@ def opened(namespace: str = "accept") -> Iterator[Service]:
 
 def up(service: Service, **changes: Any) -> dict[str, str]:
     """Bring up a cluster whose factories end when they are idle; return its instances by name."""
-    plain = {"factories_num": 1, "factories_timeout": T / 60, "orchestrator_timeout": -1, "setup_cmds": []}
+    plain: dict[str, Any] = {
+        "factories_num": 1,
+        "factories_timeout": T / 60,
+        "orchestrator_timeout": -1,
+        "setup_cmds": [],
+    }
     status = service.up(service.file(**(plain | changes)))
     return {row["name"]: row["id"] for row in status["instances"]}
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from tests.virtualtime import VirtualLoop
 
-
 TURNS = 100_000
 """Turns of the loop at one instant after which something waits for a time that never comes."""
 

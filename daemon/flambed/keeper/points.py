@@ -130,4 +130,4 @@ def _merged(guard: Guard, now: float, *, vote: bool) -> dict[float, float | None
 
 def _is_ahead(guard: Guard, now: float) -> bool:
     """Whether its last point lies further ahead than any should: it was written before AWS's clock was known."""
-    return (guard.written or 0.0) > protect.minute_of(now) + protect.AHEAD * protect.MINUTE
+    return (guard.written or 0.0) > protect.minute_of(now) + protect.MOST_AHEAD * protect.MINUTE
