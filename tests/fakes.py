@@ -257,7 +257,8 @@ class FakeCloudWatch(Fake):
         if (prefix := params.get("AlarmNamePrefix")) is not None:
             return {"MetricAlarms": [alarm for name, alarm in self.alarms.items() if name.startswith(prefix)]}
         assert len(params["AlarmNames"]) <= 100
-        return {"MetricAlarms": [self.alarms[name] for name in params["AlarmNames"] if name in self.alarms]}
+        found = [self.alarms[name] for name in params["AlarmNames"] if name in self.alarms]
+        return {"MetricAlarms": [{"StateValue": "OK"} | alarm for alarm in found]}
 
     async def delete_alarms(self, **params: Any) -> Answer:
         await self._called("delete_alarms", params)
@@ -299,7 +300,11 @@ class FakeCloudWatch(Fake):
         for query in params["MetricDataQueries"]:
             metric = query["MetricStat"]["Metric"]
             found = self.points.get((metric["Namespace"], metric["Dimensions"][0]["Value"]), {}) if self.visible else {}
-            samples = sorted((at, values) for at, values in found.items() if start <= at < end)
+            period, whole = query["MetricStat"]["Period"], defaultdict[float, list[float]](list)
+            for at, values in found.items():
+                if start <= at < end:
+                    whole[at - at % period] += values
+            samples = sorted(whole.items())
             statistic = reduce[query["MetricStat"]["Stat"]]
             results.append(
                 {

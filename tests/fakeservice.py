@@ -207,7 +207,7 @@ class FakeService:
         self._find(ref)
         return [output for output in self.outputs if host in {None, output["instance"], output["name"]}]
 
-    def why(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
+    async def why(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
         self._called("why", caller, ref=ref, host=host)
         cluster = self._find(ref)
         return {

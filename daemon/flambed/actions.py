@@ -174,6 +174,44 @@ class LetGo(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One host that seems to be due, as the verdict on it needs it (see `verdict.Evidence`)."""
+
+    instance: str
+    minutes: int
+    threshold: float
+    idle_from: float
+    votes: Mapping[str, float]
+    mute_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge(Action):
+    """Read the CPU of hosts that seem to be due, look at them afresh, and judge them. -> InstancesDescribed, Judged"""
+
+    cases: tuple[Case, ...]
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return tuple(Key("judge", case.instance) for case in self.cases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """How a host itself is asked whether it is in use, and what its own timer is told."""
+
+    address: str
+    host_key: str
+    username: str
+    minutes: int | None  # the timeout that the timer is told
+    threshold: float
+    hold_until: float | None
+    experiment: bool  # look for the experiment's process
+    votes: tuple[str, ...]  # what earlier probes found, as far as is known
+    mute: bool  # it did not answer the last ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Protection:
     """Which protection one host should have; the region's keeper makes it true (idle protection, `keeper`).
 
@@ -184,6 +222,8 @@ class Protection:
     minutes: int | None
     threshold: float  # percent of CPU under which the host counts as idle
     vote_until: float | None  # the host counts as in use until then; None: no vote
+    ahead: int = 5  # minutes ahead of now for which a vote has points
     seed: bool  # it may have been idle for hours: the alarm waits until fake points can be read back
     policy: str  # digest of what the alarm stands for; seeding happens once for each
+    question: Question | None = None  # None: the host is not asked
     gone: bool = False  # the instance exists no more: only its alarm is left to be deleted

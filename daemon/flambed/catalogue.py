@@ -208,6 +208,36 @@ _KINDS: Final = (
         facts.TerminationOverdue,
     ),
     EventKind(
+        "instance.vote_began", "info", "A look at the host itself found it in use: nothing ends it for idleness.",
+        {"vote": text("what is in use: gpu, terminal or experiment")}, facts.VoteBegan,
+    ),
+    EventKind(
+        "instance.vote_ended", "info", "That use ended, or was not seen again in time.",
+        {"vote": text("what was in use: gpu, terminal or experiment"), "why": text("how it ended")}, facts.VoteEnded,
+    ),
+    EventKind(
+        "instance.timer_seen", "info", "The host's own idle timer told its state.",
+        {
+            "state": text("renewed, off or absent"),
+            "minutes": whole("the timeout that it acknowledged, minutes", optional=True),
+        },
+        facts.TimerSeen,
+    ),
+    EventKind(
+        "instance.mute", "warning", "A host does not answer probes any more; nobody knows whether it is in use.",
+        {"since": time("since when"), "why": text("what became of the last probe")}, facts.HostMute,
+    ),
+    EventKind("instance.heard", "info", "A host that was mute answers probes again.", fact=facts.HostHeard),
+    EventKind(
+        "instance.judged", "info", "A host that its alarm should have ended was examined. Due: the service ends it.",
+        {
+            "finding": text("due, not_due or unknown"),
+            "why": text("the reasons"),
+            "last_busy": time("the last busy minute that was read", optional=True),
+        },
+        facts.Judged,
+    ),
+    EventKind(
         "volume.removed", "info", "Volumes of instances that ended do not exist any more.",
         {"volumes": texts("their ids"), "deleted": texts("those that had outlived their instance, and were deleted")},
         facts.VolumesRemoved,

@@ -108,7 +108,7 @@ class Member:
     def protect(self, table: Mapping[str, Protection], emit: Callable[[Fact], None]) -> None:
         """Hand the protection table to the region's keeper."""
         tags = {CLUSTER_TAG: self.cluster_id, DAEMON_TAG: self._bench.daemon}
-        self.region.keeper.want(self.identity, table, emit, tags)
+        self.region.keeper.want(self.identity, table, emit, tags, self._hands.ask)
 
     def told(self, happened: Sequence[Happened]) -> None:
         """Write the log, route events, and wake whoever watches."""

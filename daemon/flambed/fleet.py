@@ -126,6 +126,7 @@ class Fleet:
                     image_owners=self._settings.images.owners,
                     survey_interval=self._settings.survey.interval,
                     memory=self._bench.memory,
+                    gpu_percent=self._settings.idle.gpu_percent,
                     lookout=Lookout(self),
                     known=self.owned,
                     grace=self._settings.gc.grace,

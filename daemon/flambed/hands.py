@@ -17,10 +17,12 @@ from flambed.actions import (
     Describe,
     Find,
     Inform,
+    Judge,
     Launch,
     LearnHostKey,
     LetGo,
     Prepare,
+    Question,
     SetUp,
     Start,
     Tag,
@@ -30,7 +32,7 @@ from flambed.console import host_key_of_console
 from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
 from flambed.keys import KeyStore
-from flambed.observed import survey
+from flambed.observed import probes, survey
 from flambed.observed.facts import (
     ClusterSurveyed,
     Fact,
@@ -47,13 +49,16 @@ from flambed.policy import policy_of
 from flambed.region import Region
 from flambed.settings import Settings
 from flambed.ssh import Deadlines, Host, Target, connect_when_up
-from flambed.steps import cleanup, launch, retire, setup
+from flambed.steps import cleanup, judge, launch, retire, setup
 from flambed.tags import tags_of
 
 Emit = Callable[[Fact], None]
 
 SHORTEST_REACH = 10.0
 """Seconds that a host is given to answer, however late it is, unless the setting `ssh.deadline` is shorter still."""
+
+ASK_DEADLINE = 30.0
+"""Seconds in which a host has to be reached, and then to answer, when it is asked whether it is in use."""
 
 INFORM_DEADLINE = 60.0
 """Seconds in which a ready host has to be reached to be told of a change."""
@@ -94,15 +99,12 @@ class Hands:
         assert world.desired is not None, "nothing is done before the first `up`"
         region, desired = self._region, world.desired
         match action:
-            case Find():
-                found, began = await survey.find(region, desired.creator, desired.name)
-                emit(ClusterSurveyed(at=region.clock.now(), instances=found, began=began))
+            case Find() | Describe() | Judge():
+                await self._look(action, desired, emit)
             case Prepare():
                 emit(await self._prepare(action, desired))
             case Launch():
                 await self._launch(action, world, emit)
-            case Describe(instances):
-                emit(await survey.describe(region, instances, desired.identity))
             case Tag():
                 emit(await launch.tag(region, desired, action.instance, action.volumes, action.tags, action.digest))
             case Start(instances):
@@ -120,6 +122,19 @@ class Hands:
             case _:
                 raise AssertionError(f"there is no step for {action!r}")
         return {}
+
+    async def _look(self, action: Find | Describe | Judge, desired: Cluster, emit: Emit) -> None:
+        region = self._region
+        match action:
+            case Find():
+                found, began = await survey.find(region, desired.creator, desired.name)
+                emit(ClusterSurveyed(at=region.clock.now(), instances=found, began=began))
+            case Describe(instances):
+                emit(await survey.describe(region, instances, desired.identity))
+            case Judge(cases):
+                look, judged = await judge.judge(region, desired, cases)
+                for fact in (look, *judged):
+                    emit(fact)
 
     async def _prepare(self, action: Prepare, desired: Cluster) -> LaunchPrepared:
         fact = await launch.prepare(self._region, desired, action.roles)
@@ -167,7 +182,7 @@ class Hands:
         work = setup.SetupWork(
             cluster_id=self._cluster_id,
             instance=action.instance,
-            target=await self._target(action.address, action.host_key, desired),
+            target=await self._target(action.address, action.host_key, desired.username),
             commands=action.commands,
             first=action.first,
             attempt=action.attempt,
@@ -183,7 +198,7 @@ class Hands:
             await setup.set_up(work, emit=emit, now=clock.now, connect=self._connect, outputs=self._bench.outputs)
 
     async def _inform(self, action: Inform, desired: Cluster, emit: Emit) -> None:
-        target = await self._target(action.address, action.host_key, desired)
+        target = await self._target(action.address, action.host_key, desired.username)
         async with self._bench.ssh_slots:
             await setup.inform(
                 action.instance,
@@ -196,17 +211,41 @@ class Hands:
                 connect=self._connect,
             )
 
+    async def ask(self, question: Question, hold: float) -> str:
+        """Run the probe on a host, and return what it printed.
+
+        Args:
+            question: where it is, and what its timer is told.
+            hold: seconds for which a person still holds it.
+
+        Raises:
+            StepError: the host could not be asked.
+        """
+        target = await self._target(question.address, question.host_key, question.username)
+        command = probes.command(
+            minutes=question.minutes,
+            percent=question.threshold,
+            hold=hold,
+            experiment=self._bench.settings.idle.experiment if question.experiment else None,
+        )
+        async with self._connect(target, until=asyncio.get_running_loop().time() + ASK_DEADLINE) as host:
+            result = await host.run(command, timeout=ASK_DEADLINE)
+        if result.code != 0:
+            said = (result.stderr.strip() or result.stdout.strip() or "it said nothing")[-300:]
+            raise StepError(Reason.COMMAND_FAILED, str(result.code), f"the probe ended with {result.code}: {said}")
+        return result.stdout
+
     def _connect(self, target: Target, *, until: float) -> AbstractAsyncContextManager[Host]:
         wanted = self._bench.settings.ssh
         deadlines = Deadlines(connect=wanted.connect_timeout, keepalive=wanted.keepalive)
         return connect_when_up(target, until=until, deadlines=deadlines)
 
-    async def _target(self, address: str, host_key: str, desired: Cluster) -> Target:
+    async def _target(self, address: str, host_key: str, username: str) -> Target:
         login_key = await asyncio.to_thread(self._bench.keys.login_key, self._cluster_id)
         return Target(
             address=address,
             port=self._bench.settings.ssh_port,
-            username=desired.username,
+            username=username,
             host_keys=(host_key,),
             client_key=login_key,
         )

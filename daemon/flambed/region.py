@@ -70,6 +70,7 @@ class Region:
         image_owners: tuple[str, ...] = (),
         survey_interval: float = 300.0,
         memory: MutableMapping[str, str] | None = None,
+        gpu_percent: float = 5.0,
         lookout: Lookout | None = None,
         known: Callable[[], Known] | None = None,
         grace: float = 3600.0,
@@ -85,6 +86,7 @@ class Region:
             image_owners: accounts whose images may be default images (S27).
             survey_interval: real seconds between two looks at everything.
             memory: what is to be known after a restart (see `keeper`); by default it is forgotten.
+            gpu_percent: a GPU is in use above it.
             lookout: is shown what each survey shows; by default nobody is.
             known: tells what belongs to a cluster; by default nothing is looked at for being an orphan.
             grace: seconds of the clock that an orphan has to be old.
@@ -110,7 +112,7 @@ class Region:
         self._tasks: list[asyncio.Task[None]] = []
         self.inbox = Inbox(self, queue) if queue else None
         self._mark = QueueMark(self, queue, self.inbox, lookout.daemon) if queue and self.inbox and lookout else None
-        self.keeper = Keeper(self, memory if memory is not None else {})
+        self.keeper = Keeper(self, memory if memory is not None else {}, gpu_percent=gpu_percent)
 
     # --- its life ------------------------------------------------------------------------------------------------
 

@@ -101,19 +101,23 @@ class Service:
             )
         return found
 
-    def why(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
+    async def why(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
         """Return why hosts are alive, failed or about to end."""
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"ask why {ref} lives")
         world = member.world
         hosts = [host_of(world, host, ref)] if host is not None else [i for role in Role for i in world.of(role)]
-        now = self._clock.now()
+        seen = await member.region.keeper.signals([instance.id for instance in hosts])
+        now, world = self._clock.now(), member.world
         return {
             "name": member.identity[1],
             "creator": member.identity[0],
             "phase": world.phase,
             "reason": world.reason,
-            "hosts": [status.why(world, now, member.rules, instance) for instance in hosts],
+            "hosts": [
+                status.why(world, now, member.rules, world.instances.get(host.id, host), seen.get(host.id, ()))
+                for host in hosts
+            ],
         }
 
     def ssh(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:

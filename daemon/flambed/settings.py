@@ -129,7 +129,9 @@ class Idle(_Section):
     gpu_percent: float = Field(default=5.0, ge=0, le=100, description="A GPU is in use above this utilisation.")
     max_hold: Duration = Field(default=259_200.0, gt=0, description="The longest that `flambectl hold` may ask for.")
     experiment: str = Field(
-        default="flambe", min_length=1, description="The program on the orchestrator that is the experiment."
+        default="flambe",
+        pattern=r"^[A-Za-z0-9._+-]+$",
+        description="The program on the orchestrator that is the experiment.",
     )
 
 

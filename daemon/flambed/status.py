@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flambed import eventkind
@@ -86,8 +87,13 @@ def reason_of(draft: Draft, instance: Instance) -> str | None:
     return None
 
 
-def why(world: World, now: float, rules: Rules, instance: Instance) -> dict[str, Any]:
-    """Return why one host is alive, failed or about to end, and when (`flambectl why NAME HOST`)."""
+def why(
+    world: World, now: float, rules: Rules, instance: Instance, seen: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Return why one host is alive, failed or about to end, and when (`flambectl why NAME HOST`).
+
+    `seen` are the signals that the region's keeper has beside what is in the world: the alarm's state, the last probe.
+    """
     draft = _draft(world, now, rules)
     policy = draft.policies[instance.role]
     live = votes(draft, instance) if instance.stage in _RUNS else {}
@@ -98,7 +104,7 @@ def why(world: World, now: float, rules: Rules, instance: Instance) -> dict[str,
         "stage": instance.stage.value,
         "summary": _words(draft, instance, policy.minutes, live, end),
         "terminates_at": rfc3339(end),
-        "signals": [*_signals(instance, policy), *_live(live)],
+        "signals": [*_signals(instance, policy), *seen, *_live(live)],
         "story": [{"stage": stage.value, "at": rfc3339(at)} for at, stage in instance.story],
     }
 
@@ -113,7 +119,20 @@ def _signals(instance: Instance, policy: IdlePolicy) -> list[dict[str, Any]]:
     lacking = instance.alarm_lacking
     alarm = "armed" if instance.alarm else f"lacking: {lacking.message}" if lacking else "not put yet"
     found.append({"signal": "alarm", "value": alarm, "at": rfc3339(instance.policy_since)})
+    timer = _TIMERS[instance.timer] if not instance.adopted else "none: this service did not launch the host"
+    found.append({"signal": "timer", "value": timer, "at": None})
+    if (judged := instance.judged) is not None:
+        value = f"{judged.finding.value.replace('_', ' ')}: {judged.why}"
+        found.append({"signal": "verdict", "value": value, "at": rfc3339(judged.at)})
     return found
+
+
+_TIMERS = {
+    None: "not seen yet",
+    "renewed": "renewed by the last probe",
+    "off": "off",
+    "absent": "absent: the host has none",
+}
 
 
 def _live(live: dict[str, float]) -> list[dict[str, Any]]:
@@ -152,7 +171,7 @@ def _ready(living: list[Instance], role: Role) -> int:
 
 def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
     policy = draft.policies[instance.role]
-    alarm = instance.alarm is not None
+    alarm, timer = instance.alarm is not None, instance.timer == "renewed"
     return {
         "id": instance.id,
         "role": instance.role.value,
@@ -162,8 +181,8 @@ def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
         "stage": instance.stage.value,
         "public_host": instance.public_host,
         "private_host": instance.private_host,
-        "protected": alarm or (policy.minutes is None and not draft.world.recovered),
-        "protection": {"alarm": alarm, "timer": False},
+        "protected": alarm or timer or (policy.minutes is None and not draft.world.recovered),
+        "protection": {"alarm": alarm, "timer": timer},
         "terminates_at": rfc3339(ends_at(draft, instance)),
         "reason": reason_of(draft, instance),
         "adopted": instance.adopted,
@@ -203,6 +222,9 @@ _VOTES = {
     "hold": "somebody holds the cluster",
     "beginning": "its experiment may still begin",
     "window": "its timeout is longer than an alarm can look back",
+    "gpu": "its GPU is in use",
+    "terminal": "somebody typed on a terminal within half an hour",
+    "experiment": "its experiment runs",
 }
 
 
@@ -220,8 +242,6 @@ def _words(draft: Draft, instance: Instance, minutes: int | None, live: dict[str
         )
     if minutes is None:
         return f"{name} runs until somebody ends it (its timeout is -1).{failed}"
-    if instance.alarm is None:
-        return f"{name} has no alarm yet; it is being put.{failed}"
     if live:
         said = " and ".join(
             _VOTES[kind] + (f" (until {rfc3339(until)})" if not math.isinf(until) else "")
@@ -230,4 +250,15 @@ def _words(draft: Draft, instance: Instance, minutes: int | None, live: dict[str
         return f"{name} is kept because {said}.{failed}"
     if instance.busy:
         return f"{name} is in use: its CPU is over {draft.policies[instance.role].threshold:g} %.{failed}"
-    return f"{name} ends at {rfc3339(end)} if it stays idle ({minutes} minutes of it).{failed}"
+    return f"{name} ends at {rfc3339(end)} if it stays idle ({minutes} minutes of it){_by(instance)}.{failed}"
+
+
+def _by(instance: Instance) -> str:
+    """Return who ends an idle host, where it is not its alarm."""
+    if instance.mute_since is not None:
+        return f"; it has answered nobody since {rfc3339(instance.mute_since)}"
+    return (
+        ""
+        if instance.alarm is not None
+        else "; it has no alarm yet, so the service itself would end it, ten minutes later"
+    )

@@ -13,11 +13,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from flambed.errors import Reason
+from flambed.observed import probes
 from flambed.ssh import Deadlines, Host, Result, SshError, Target
 from flambed.steps import setup
 from tests.simulation.cloud import Cloud, Machine
 from tests.simulation.faults import Weather
 from tests.simulation.wire import Process
+
+ANSWER = "flambed-probe\ntimer renewed\ngpu none\nterminal none\nexperiment none\nuptime 900\nend\n"
+"""What a host says to a probe: it has a timer, and nobody uses it but by its CPU."""
 
 LOOKS_AGAIN = 10.0
 KEEPALIVE = 45.0
@@ -125,6 +129,8 @@ class Session:
         self._perhaps_drops()
         if script == setup.RUNNER:
             result = await self._runner(args[0], str(stdin), timeout)
+        elif script == probes.PROBE:
+            result = Result(0, ANSWER, "")
         else:
             result = Result(0, "", "")
         await self._process.point(f"after a script on {self._machine.id}")
@@ -186,7 +192,8 @@ class Session:
 
 
 _BEGINNINGS = {
-    shlex.join(["sh", "-c", script, "flambed"]): script for script in (setup.RUNNER, setup.INFORM, setup._PEEK)
+    shlex.join(["sh", "-c", script, "flambed"]): script
+    for script in (setup.RUNNER, setup.INFORM, setup._PEEK, probes.PROBE)
 }
 
 

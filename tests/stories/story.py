@@ -16,6 +16,7 @@ from flambed.actions import (
     Describe,
     Find,
     Inform,
+    Judge,
     Launch,
     LearnHostKey,
     LetGo,
@@ -270,20 +271,18 @@ def words(action: Action) -> str:
             return f"prepare {' '.join(roles)}"
         case Launch(token, spec):
             return f"launch {spec.count} {spec.role} ({token})"
-        case Describe(instances):
-            return f"describe {' '.join(instances)}"
+        case Describe(instances) | Start(instances) | Terminate(instances):
+            return f"{type(action).__name__.lower()} {' '.join(instances)}"
         case Tag(instance, _, tags):
             return f"tag {instance} {tags['Name']}"
-        case Start(instances):
-            return f"start {' '.join(instances)}"
         case LearnHostKey(instance):
             return f"learn the host key of {instance}"
         case SetUp():
             return f"set up {action.instance} from {action.first}"
         case Inform(instance):
             return f"inform {instance}"
-        case Terminate(instances):
-            return f"terminate {' '.join(instances)}"
+        case Judge(cases):
+            return f"judge {' '.join(case.instance for case in cases)}"
         case CleanUp(volumes) | LetGo(volumes):
             return f"{'clean up' if isinstance(action, CleanUp) else 'let go'} {' '.join(volumes)}"
         case _:

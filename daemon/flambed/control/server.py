@@ -133,7 +133,8 @@ class Control:
 
     async def _why(self, request: web.Request) -> web.StreamResponse:
         host = Query(request, "host").text("host")
-        return answers.document(self._service.why(await requests.caller(request), request.match_info["ref"], host))
+        found = await self._service.why(await requests.caller(request), request.match_info["ref"], host)
+        return answers.document(found)
 
     async def _ssh(self, request: web.Request) -> web.StreamResponse:
         host = Query(request, "host").text("host")

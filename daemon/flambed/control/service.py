@@ -59,7 +59,7 @@ class Service(Protocol):
     def logs(self, caller: Caller, ref: str, host: str | None) -> list[dict[str, Any]]:
         """Return the kept output of set-up commands."""
 
-    def why(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
+    async def why(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
         """Return why hosts are alive, failed or about to end."""
 
     def ssh(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from flambed.aws import AwsError
 from flambed.errors import Reason
 from flambed.keeper.guard import Guard
+from flambed.observed import cpu
 from flambed.observed.facts import AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded
 from flambed.observed.survey import MOST_NAMES, describe_alarms
 from flambed.pacing import Rank
@@ -241,13 +241,9 @@ class Alarms:
     async def _visible(self, guards: Sequence[Guard]) -> set[str]:
         """Return the instances of which a point says "in use" within the last ten minutes."""
         now = protect.minute_of(self._region.now())
-        samples = await self._keeper.readings.read(
-            [guard.instance for guard in guards],
-            self._keeper.namespace,
-            "Maximum",
-            datetime.fromtimestamp(now - protect.BACK * protect.MINUTE, UTC),
-            datetime.fromtimestamp(now + protect.MINUTE, UTC),
-        )
+        ids = [guard.instance for guard in guards]
+        start, end = now - protect.BACK * protect.MINUTE, now + protect.MINUTE
+        samples = await cpu.read(self._region, ids, self._keeper.namespace, "Maximum", start, end)
         return {
             instance for instance, found in samples.items() if any(percent >= protect.IN_USE for _, percent in found)
         }

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flambed.actions import Protection
+from flambed.actions import Protection, Question
 from flambed.observed.facts import Fact
+from flambed.observed.probes import Probe
 from flambed.steps import protect
+
+Ask = Callable[[Question, float], Awaitable[str]]
+"""Runs the probe on a host and returns what it printed; takes the seconds that a hold still lasts; raises StepError."""
+
+
+@dataclass(slots=True)
+class Listening:
+    """What is known of one host by asking it. Times are the service's clock."""
+
+    due_at: float = 0.0
+    asking: bool = False
+    asked: Question | None = None  # with what it was asked last
+    answer: Probe | None = None  # its last one
+    answered_at: float | None = None
+    failing_since: float | None = None
+    failure: str = ""
+    mute: bool = False
+    recalled: bool = False  # what was known before a restart is known again
+    leases: dict[str, float] = field(default_factory=dict)  # until when each use counts
+    timer: tuple[str, int | None] | None = None  # the state that was told last, and the minutes
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +71,10 @@ class Guard:
     busy: bool | None = None
     last_busy: float | None = None
     idle_since: float | None = None
+
+    # the host itself
+    ask: Ask | None = None  # None: nobody can ask it
+    listening: Listening = field(default_factory=Listening)
 
     @property
     def instance(self) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flambed.actions import Protection
 from flambed.aws import AwsError
+from flambed.keeper import signals
 from flambed.keeper.alarms import Alarms
-from flambed.keeper.guard import Guard
+from flambed.keeper.guard import Ask, Guard
 from flambed.keeper.points import Points
+from flambed.keeper.probing import Probing
 from flambed.keeper.readings import Readings
 from flambed.observed.facts import Fact
+from flambed.observed.survey import describe_alarms
 from flambed.steps import protect
 
 if TYPE_CHECKING:
@@ -23,12 +26,14 @@ if TYPE_CHECKING:
 class Keeper:
     """Keeps the protection of all hosts of a region as their clusters want it."""
 
-    def __init__(self, region: Region, memory: MutableMapping[str, str]) -> None:
+    def __init__(self, region: Region, memory: MutableMapping[str, str], *, gpu_percent: float = 5.0) -> None:
         """Prepare a keeper; it works once its `works` run.
 
         Args:
             region: where the hosts are.
-            memory: keeps across restarts that an account's region refuses points in AWS's own namespaces.
+            memory: keeps across restarts that an account's region refuses points in AWS's own namespaces, and for how
+                long a use of a host counts.
+            gpu_percent: a GPU is in use above it.
         """
         self.region = region
         self.guards: dict[str, Guard] = {}
@@ -38,10 +43,16 @@ class Keeper:
         self.alarms = Alarms(self)
         self.points = Points(self)
         self.readings = Readings(self)
+        self.probing = Probing(self, memory, gpu_percent)
 
     def works(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return what has to run for as long as the region is open, by name."""
-        return {"alarms": self.alarms.run, "points": self.points.run, "readings": self.readings.run}
+        return {
+            "alarms": self.alarms.run,
+            "points": self.points.run,
+            "readings": self.readings.run,
+            "probes": self.probing.run,
+        }
 
     # --- what is wanted ------------------------------------------------------------------------------------------
 
@@ -51,25 +62,36 @@ class Keeper:
         table: Mapping[str, Protection],
         sink: Sink,
         tags: Mapping[str, str] = MappingProxyType({}),
+        ask: Ask | None = None,
     ) -> None:
         """Take the protection that the hosts of a cluster shall have from now on, by instance. Returns at once.
 
         An instance that is in the table no more is forgotten, and its alarm stays: to have it deleted, leave it in with
-        `minutes` None until `AlarmRemoved` came. `tags` are put on the alarms that are made.
+        `minutes` None until `AlarmRemoved` came.
+
+        Args:
+            cluster: whose they are.
+            table: what each should have.
+            sink: takes the facts about them.
+            tags: are put on the alarms that are made.
+            ask: how the hosts themselves are asked; None: they are not.
         """
         before = self._tables.get(cluster)
         if before == table:
             return
         for instance in before.keys() - table.keys() if before else ():
             self.guards.pop(instance, None)
+            self.probing.forget(instance)
         for protection in table.values():
             # After a restart most alarms are there already, and comparing a hundred costs less than putting one. A host
             # that is in use, as a new one is during its set-up, is armed at once.
             unknown = before is None and protection.minutes is not None and protection.vote_until is None
             self._want(cluster, protection, sink, tags, check=unknown)
+            self.guards[protection.instance].ask = ask
         self._tables[cluster] = dict(table)
         self.alarms.wake.set()
         self.points.wake.set()
+        self.probing.wake.set()
 
     def _want(
         self, cluster: Identity, protection: Protection, sink: Sink, tags: Mapping[str, str], *, check: bool
@@ -100,6 +122,18 @@ class Keeper:
         """Give a fact to the host's cluster, if it still wants to know."""
         if self.guards.get(guard.instance) is guard:
             guard.sink(fact)
+
+    async def signals(self, instances: Sequence[str]) -> dict[str, list[signals.Signal]]:
+        """Return what is known of hosts beyond their cluster's world, by instance (see `signals`)."""
+        guards = [guard for instance in instances if (guard := self.guards.get(instance)) is not None]
+        names = {protect.alarm_name(guard.instance): guard.instance for guard in guards if guard.guarded}
+        states: dict[str, str] = dict.fromkeys(names.values(), "there is none")
+        try:
+            for alarm in await describe_alarms(self.region, list(names)):
+                states[names[alarm["AlarmName"]]] = str(alarm["StateValue"])
+        except AwsError:  # logged by the region; what is known otherwise is shown all the same
+            states = {}
+        return {guard.instance: signals.of(guard, states.get(guard.instance)) for guard in guards}
 
     # --- which metric --------------------------------------------------------------------------------------------
 

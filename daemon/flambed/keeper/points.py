@@ -74,7 +74,8 @@ class Points:
                 plans[guard] = _merged(guard, now + offset, vote=vote)
             elif vote:
                 until = (guard.wanted.vote_until or now) + offset
-                plans[guard] = dict.fromkeys(protect.vote_minutes(now + offset, until, guard.written), protect.IN_USE)
+                minutes = protect.vote_minutes(now + offset, until, guard.written, guard.wanted.ahead)
+                plans[guard] = dict.fromkeys(minutes, protect.IN_USE)
         await self._carry_out(plans)
         for guard in plans:
             guard.voted = guard.votes(now)
@@ -129,4 +130,4 @@ def _merged(guard: Guard, now: float, *, vote: bool) -> dict[float, float | None
 
 def _is_ahead(guard: Guard, now: float) -> bool:
     """Whether its last point lies further ahead than any should: it was written before AWS's clock was known."""
-    return (guard.written or 0.0) > protect.minute_of(now) + protect.AHEAD * protect.MINUTE
+    return (guard.written or 0.0) > protect.minute_of(now) + protect.MOST_AHEAD * protect.MINUTE

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from flambed.aws import AwsError
 from flambed.keeper.guard import Guard
+from flambed.observed import cpu
 from flambed.observed.facts import BecameBusy, BecameIdle
-from flambed.pacing import Rank
 from flambed.steps import protect
 
 if TYPE_CHECKING:
     from flambed.keeper.keeper import Keeper
-
-MOST_QUERIES: Final = 500
-MOST_SAMPLES: Final = 100_000
-"""What one GetMetricData takes, and gives."""
 
 LONGEST: Final = 24 * 60
 """Minutes that are looked back at most."""
@@ -56,7 +51,7 @@ class Readings:
         while due:
             start = self._start(due[0], now)
             span = int((now - start) // protect.MINUTE) + 1
-            batch, due = due[: _fitting(span)], due[_fitting(span) :]
+            batch, due = due[: cpu.fitting(span)], due[cpu.fitting(span) :]
             await self._read_batch(batch, start, now)
 
     def _due_at(self, guard: Guard) -> float:
@@ -77,43 +72,18 @@ class Readings:
         # Our own fakes are in the same metric, where it is AWS's: the least sample of a minute is the real one.
         statistic = "Average" if own_metric else "Minimum"
         ids = [guard.instance for guard in guards]
-        begin, end = datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(protect.minute_of(now) + 60.0, UTC)
-        found = await self.read(ids, protect.AWS_NAMESPACE, statistic, begin, end)
+        end = protect.minute_of(now) + protect.MINUTE
+        found = await cpu.read(self._region, ids, protect.AWS_NAMESPACE, statistic, start, end)
         lost = [guard for guard in guards if own_metric and guard.recall]
         if lost:
-            own = await self.read([guard.instance for guard in lost], protect.OWN_NAMESPACE, "Maximum", begin, end)
+            ids = [guard.instance for guard in lost]
+            own = await cpu.read(self._region, ids, protect.OWN_NAMESPACE, "Maximum", start, end)
             for guard in lost:
                 guard.recall = False
                 guard.missed = sorted({*guard.missed, *protect.gaps(own.get(guard.instance, ()), now)})
         for guard in guards:
             guard.read_at, guard.warned = now, False
             self._take(guard, found.get(guard.instance, ()), now)
-
-    async def read(
-        self, ids: Sequence[str], namespace: str, statistic: str, start: datetime, end: datetime
-    ) -> dict[str, list[tuple[float, float]]]:
-        """Return the CPU of up to 500 instances, minute by minute, the oldest first; those without any are left out.
-
-        Raises:
-            AwsError: not all could be read.
-        """
-        params: dict[str, Any] = {
-            "MetricDataQueries": protect.queries(ids, namespace, statistic),
-            "StartTime": start,
-            "EndTime": end,
-            "ScanBy": "TimestampAscending",
-        }
-        found: dict[str, list[tuple[float, float]]] = {}
-        while True:
-            answer = await self._region.call(self._region.clients.cloudwatch.get_metric_data, rank=Rank.LOOK, **params)
-            for result in answer.get("MetricDataResults", ()):
-                times = (at.timestamp() for at in result.get("Timestamps", ()))
-                samples = list(zip(times, result.get("Values", ()), strict=True))
-                if samples:
-                    found.setdefault(ids[int(result["Id"].removeprefix("m"))], []).extend(samples)
-            if not answer.get("NextToken"):
-                return {instance: sorted(samples) for instance, samples in found.items()}
-            params["NextToken"] = answer["NextToken"]
 
     # --- what it means -------------------------------------------------------------------------------------------
 
@@ -134,7 +104,7 @@ class Readings:
         """Whether a sample may be nothing but a point of ours: of this life of the service, or of one shortly before."""
         if self._keeper.own_metric or percent < protect.IN_USE:
             return False
-        return guard.written is not None or at <= self._born + protect.AHEAD * protect.MINUTE
+        return at <= (guard.written or 0.0) or at <= self._born + protect.MOST_AHEAD * protect.MINUTE
 
     def _tell(self, guard: Guard, samples: protect.Samples) -> None:
         busy_at = protect.last_busy(samples, guard.wanted.threshold)
@@ -165,8 +135,3 @@ class Readings:
                 seconds=unread,
                 message=f"its CPU cannot be read, so nobody knows whether it is idle: {error.message}",
             )
-
-
-def _fitting(minutes: int) -> int:
-    """Return how many hosts one call can read so many minutes of."""
-    return max(1, min(MOST_QUERIES, MOST_SAMPLES // minutes))

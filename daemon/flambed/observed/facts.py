@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from flambed.desired import Cluster, Role
 from flambed.errors import Reason
+from flambed.verdict import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +420,58 @@ class BecameIdle(Fact):
     since: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteBegan(Fact):
+    """A look at the host itself found it in use."""
+
+    instance: str
+    vote: str  # gpu, terminal or experiment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteEnded(Fact):
+    """That use ended, or was not seen again in time."""
+
+    instance: str
+    vote: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerSeen(Fact):
+    """The host's own idle timer told its state."""
+
+    instance: str
+    state: str  # renewed, off or absent
+    minutes: int | None  # the timeout that it acknowledged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMute(Fact):
+    """The host does not answer probes any more."""
+
+    instance: str
+    since: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostHeard(Fact):
+    """It answers them again."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged(Fact):
+    """A host that its alarm should have ended was examined (see `verdict`)."""
+
+    instance: str
+    finding: Finding
+    why: str
+    last_busy: float | None
+
+
 FACTS: Mapping[str, type[Fact]] = {
     kind.__name__: kind
     for kind in (
@@ -429,6 +482,7 @@ FACTS: Mapping[str, type[Fact]] = {
         TerminationOverdue, VolumesRemoved, VolumesLeft, StartAccepted,
         HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
         AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
+        VoteBegan, VoteEnded, TimerSeen, HostMute, HostHeard, Judged,
     )
 }  # fmt: skip
 """Every kind of fact, by the name under which the journal keeps it."""

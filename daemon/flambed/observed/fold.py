@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed import facts, hosts, sightings
 from flambed.observed.facts import Fact, Key
@@ -42,7 +43,8 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
     same_machines = (
         before is not None
         and before.machine_fields() == fact.desired.machine_fields()
-        and world.host_key == fact.host_key  # the user data was made with it
+        and world.host_key == fact.host_key  # the user data was made with it, and with the timeouts
+        and all(before.timeout_minutes(role) == fact.desired.timeout_minutes(role) for role in Role)
     )
     return replace(
         world,
@@ -118,8 +120,8 @@ def _hold_placed(world: World, fact: facts.HoldPlaced) -> World:
     return replace(world, hold=Hold(until=fact.until, why=fact.why, by=fact.by))
 
 
-def _hold_released(world: World, _fact: facts.HoldReleased) -> World:
-    return replace(world, hold=None) if world.hold else world
+def _hold_released(world: World, fact: facts.HoldReleased) -> World:
+    return replace(world, hold=None, hold_ended_at=min(fact.at, world.hold.until)) if world.hold else world
 
 
 # --- actions -----------------------------------------------------------------------------------------------------
@@ -336,4 +338,10 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.PointsSeeded: hosts.points_seeded,
     facts.BecameBusy: hosts.became_busy,
     facts.BecameIdle: hosts.became_idle,
+    facts.VoteBegan: hosts.vote_began,
+    facts.VoteEnded: hosts.vote_ended,
+    facts.TimerSeen: hosts.timer_seen,
+    facts.HostMute: hosts.host_mute,
+    facts.HostHeard: hosts.host_heard,
+    facts.Judged: hosts.judged,
 }

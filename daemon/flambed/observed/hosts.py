@@ -7,7 +7,7 @@ from typing import Any
 
 from flambed.errors import Reason
 from flambed.observed import facts
-from flambed.observed.instance import Failure, Instance, Stage
+from flambed.observed.instance import Failure, Instance, Judgement, Stage
 from flambed.observed.world import World
 
 PASSING = frozenset({Reason.CONNECTION_LOST, Reason.TRANSIENT})
@@ -152,6 +152,49 @@ def became_busy(world: World, fact: facts.BecameBusy) -> World:
 
 def became_idle(world: World, fact: facts.BecameIdle) -> World:
     return _change(world, fact.instance, busy=False, last_busy=fact.since)
+
+
+def vote_began(world: World, fact: facts.VoteBegan) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or fact.vote in instance.votes:
+        return world
+    return world.with_instance(replace(instance, votes={**instance.votes, fact.vote: fact.at}))
+
+
+def vote_ended(world: World, fact: facts.VoteEnded) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or fact.vote not in instance.votes:
+        return world
+    left = {vote: since for vote, since in instance.votes.items() if vote != fact.vote}
+    return world.with_instance(replace(instance, votes=left, vote_ended_at=fact.at))
+
+
+def timer_seen(world: World, fact: facts.TimerSeen) -> World:
+    return _change(world, fact.instance, timer=fact.state, timer_minutes=fact.minutes)
+
+
+def host_mute(world: World, fact: facts.HostMute) -> World:
+    return _change(world, fact.instance, mute_since=fact.since)
+
+
+def host_heard(world: World, fact: facts.HostHeard) -> World:
+    return _change(world, fact.instance, mute_since=None)
+
+
+def judged(world: World, fact: facts.Judged) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.stage is Stage.GONE:
+        return world
+    before = instance.judged
+    times = before.times + 1 if before and before.finding is fact.finding else 1
+    known = [at for at in (instance.last_busy, fact.last_busy) if at is not None]
+    return world.with_instance(
+        replace(
+            instance,
+            judged=Judgement(finding=fact.finding, why=fact.why, at=fact.at, times=times),
+            last_busy=max(known, default=None),
+        )
+    )
 
 
 def _change(world: World, subject: str, **changes: Any) -> World:

@@ -10,11 +10,12 @@ instance's whole story.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from flambed.desired import Role
 from flambed.errors import FlambedError, Reason
+from flambed.verdict import Finding
 
 
 class Stage(StrEnum):
@@ -79,6 +80,16 @@ class Failure:
     at: float
     since: float  # when it first failed like that, in a row
     tries: int  # how often in a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """The last verdict on an instance that its alarm should have ended."""
+
+    finding: Finding
+    why: str
+    at: float
+    times: int  # how often in a row it was the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +159,12 @@ class Instance:
     seeded: str | None = None  # the policy whose first points were seen
     last_busy: float | None = None
     busy: bool = False
+    votes: Mapping[str, float] = field(default_factory=dict)  # what probes found in use, and since when
+    vote_ended_at: float | None = None
+    timer: str | None = None  # what the host's own timer told of itself: renewed, off or absent
+    timer_minutes: int | None = None
+    mute_since: float | None = None  # it does not answer probes since then
+    judged: Judgement | None = None
 
     def to(self, stage: Stage, at: float) -> Instance:
         """Return the instance in `stage`.

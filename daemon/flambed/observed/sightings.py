@@ -14,6 +14,7 @@ from flambed.observed import facts
 from flambed.observed.facts import Seen
 from flambed.observed.instance import DYING, Ending, Instance, Stage
 from flambed.observed.world import World
+from flambed.verdict import Finding
 
 GONE_AFTER_MISSES = 12
 GONE_AFTER_SECONDS = 600.0
@@ -133,7 +134,8 @@ def termination_accepted(world: World, fact: facts.TerminationAccepted) -> World
     for subject in fact.instances:
         instance = world.instances.get(subject)
         if instance is not None and instance.stage is not Stage.GONE:
-            ended = instance.ended or Ending.ASKED
+            due = instance.judged is not None and instance.judged.finding is Finding.DUE and world.wanted
+            ended = instance.ended or (Ending.IDLE if due else Ending.ASKED)
             first = instance.ending_at if instance.ending_at is not None else fact.at
             stopping = instance.to(Stage.STOPPING, fact.at)
             world = world.with_instance(replace(stopping, ending=True, ending_at=first, asked_at=fact.at, ended=ended))

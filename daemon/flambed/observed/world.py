@@ -70,6 +70,7 @@ class World:
     in_flight: Mapping[Key, float] = field(default_factory=dict)
     failures: Mapping[Key, Failure] = field(default_factory=dict)
     hold: Hold | None = None
+    hold_ended_at: float | None = None  # when somebody ended the last one
     phase: str = "converging"
     reason: str | None = None
 

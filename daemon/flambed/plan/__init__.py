@@ -14,6 +14,7 @@ from flambed.desired import Cluster
 from flambed.observed.facts import PhaseChanged
 from flambed.observed.world import World
 from flambed.plan.draft import Decision, Draft, Rules
+from flambed.plan.ending import end_idle
 from flambed.plan.hosts import attend, look
 from flambed.plan.launching import launch, replay, trouble
 from flambed.plan.leftovers import clean_up, let_go
@@ -45,6 +46,7 @@ def decide(desired: Cluster | None, world: World, now: float, rules: Rules) -> D
     else:
         replay(draft)  # what a launch without an answer has created is given back, too
         give_back(draft)
+    end_idle(draft)
     insist(draft)
     look(draft)
     protect(draft)

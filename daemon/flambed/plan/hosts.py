@@ -119,7 +119,9 @@ def _set_up(draft: Draft, instance: Instance) -> None:
 
 def _may_start(draft: Draft, instance: Instance) -> bool:
     """Whether an enforcer is seen to stand: nothing is set up on a host that nobody would end (row "arming")."""
-    return draft.policies[instance.role].minutes is None or instance.alarm is not None
+    if draft.policies[instance.role].minutes is None or instance.alarm is not None:
+        return True
+    return instance.timer == "renewed"
 
 
 def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:

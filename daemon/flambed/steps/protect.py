@@ -18,8 +18,8 @@ OWN_NAMESPACE: Final = "Flambed/EC2"
 IN_USE: Final = 100.0
 """Percent: what a fake point says."""
 
-AHEAD: Final = 5
-"""Minutes ahead of now for which a vote has points, so that it rides over a restart of the service."""
+MOST_AHEAD: Final = 30
+"""Minutes ahead of now for which any point is written."""
 
 BACK: Final = 9
 """Minutes before now for which a vote that begins has points: with this minute's own they are ten."""
@@ -134,18 +134,19 @@ def fake_points(instance: str, value: float = IN_USE, points: int = 10, *, now: 
     return [point(instance, last - back * MINUTE, value) for back in reversed(range(points))]
 
 
-def vote_minutes(now: float, until: float, written: float | None) -> list[float]:
-    """Return the minutes that a vote needs points for and has none: from nine before now to five ahead.
+def vote_minutes(now: float, until: float, written: float | None, ahead: int = 5) -> list[float]:
+    """Return the minutes that a vote needs points for and has none: from nine before now to so many ahead.
 
     Args:
         now: UNIX seconds.
         until: when the vote ends; infinity if that is not known. No point says "in use" of a later minute.
         written: the last minute that has a point, or None.
+        ahead: how many minutes ahead of now have points.
     """
     first = minute_of(now) - BACK * MINUTE
-    last = min(minute_of(now) + AHEAD * MINUTE, minute_of(until) if math.isfinite(until) else math.inf)
+    last = min(minute_of(now) + ahead * MINUTE, minute_of(until) if math.isfinite(until) else math.inf)
     # What lies further ahead was written before AWS's clock was known, and holds nothing off now.
-    if written is not None and written <= minute_of(now) + AHEAD * MINUTE:
+    if written is not None and written <= minute_of(now) + MOST_AHEAD * MINUTE:
         first = max(first, written + MINUTE)
     return [first + MINUTE * number for number in range(int((last - first) // MINUTE) + 1)]
 

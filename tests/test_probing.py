@@ -1,0 +1,223 @@
+"""keeper.probing: hosts are asked every five minutes, and only edges of their use are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from flambed.actions import Protection, Question
+from flambed.errors import Reason, StepError
+from flambed.keeper import Keeper
+from flambed.observed.facts import HostHeard, HostMute, TimerSeen, VoteBegan, VoteEnded
+from tests.fakes import ME, Cloud, ids
+from tests.virtualtime import virtual
+
+HOST = ids([1])[0]
+MINUTE = 60.0
+
+
+class Hosts:
+    """Answers for the hosts, as their probe would."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {"timer": "renewed", "gpu": "none", "terminal": "none", "experiment": "none"}
+        self.broken: StepError | None = None
+        self.text: str | None = None
+        self.asked: list[tuple[float, Question, float]] = []
+
+    async def ask(self, question: Question, hold: float) -> str:
+        """Answer one probe."""
+        self.asked.append((asyncio.get_running_loop().time(), question, hold))
+        if self.broken is not None:
+            raise self.broken
+        lines = [f"{signal} {value}" for signal, value in (self.answers | {"uptime": "900"}).items()]
+        return self.text if self.text is not None else "\n".join(["flambed-probe", *lines, "end", ""])
+
+
+def wanted(**changes: Any) -> dict[str, Protection]:
+    """Return the protection of one factory with a timeout of an hour that can be asked."""
+    question: dict[str, Any] = {
+        "address": "127.0.0.9", "host_key": "ssh-ed25519 A", "username": "ubuntu", "minutes": 60, "threshold": 0.5,
+        "hold_until": None, "experiment": False, "votes": (), "mute": False,
+    }  # fmt: skip
+    asked = Question(**(question | changes))
+    plain = Protection(
+        instance=HOST, minutes=60, threshold=0.5, vote_until=None, seed=False, policy="p", question=asked
+    )
+    return {HOST: plain}
+
+
+@asynccontextmanager
+async def opened(
+    cloud: Cloud, hosts: Hosts, memory: dict[str, str] | None = None, **changes: Any
+) -> AsyncIterator[Keeper]:
+    """Open a region with one host that can be asked."""
+    async with cloud.region(survey_interval=1e9, memory=memory if memory is not None else {}) as region:
+        region.subscribe(ME, cloud.heard.take)
+        region.keeper.want(ME, wanted(**changes), cloud.heard.take, ask=hosts.ask)
+        yield region.keeper
+
+
+def edges(cloud: Cloud) -> list[tuple[str, str]]:
+    """Return the uses that were told, in their order."""
+    return [(type(fact).__name__, fact.vote) for fact in cloud.heard.facts if isinstance(fact, VoteBegan | VoteEnded)]
+
+
+@virtual
+async def test_a_host_is_asked_every_five_minutes_and_says_nothing_new_each_time() -> None:
+    """Twelve probes an hour, one fact: its timer was seen."""
+    cloud, hosts = Cloud(), Hosts()
+    async with opened(cloud, hosts):
+        await asyncio.sleep(59 * MINUTE)
+    assert [round(later - hosts.asked[0][0]) for later, _, _ in hosts.asked] == [300 * number for number in range(12)]
+    assert [(fact.state, fact.minutes) for fact in cloud.heard.of(TimerSeen)] == [("renewed", 60)]
+    assert edges(cloud) == []
+
+
+@virtual
+async def test_a_busy_gpu_is_a_vote_from_the_probe_that_sees_it_to_the_one_that_does_not() -> None:
+    """Above the setting, and not at it."""
+    cloud, hosts = Cloud(), Hosts()
+    async with opened(cloud, hosts):
+        for percent in ("5", "97", "80", "5"):
+            hosts.answers["gpu"] = percent
+            await asyncio.sleep(5 * MINUTE)
+    assert edges(cloud) == [("VoteBegan", "gpu"), ("VoteEnded", "gpu")]
+    began, ended = cloud.heard.of(VoteBegan)[0].at, cloud.heard.of(VoteEnded)[0].at
+    assert ended - began == pytest.approx(10 * MINUTE, abs=2)
+
+
+@virtual
+async def test_somebody_at_a_terminal_is_a_vote_for_half_an_hour_from_the_last_input() -> None:
+    """A terminal without input, as a forgotten tmux, is none."""
+    cloud, hosts = Cloud(), Hosts()
+    hosts.answers["terminal"] = "600"
+    async with opened(cloud, hosts):
+        await asyncio.sleep(MINUTE)
+        hosts.broken = StepError(Reason.CONNECTION_LOST, "Lost", "the link dropped")
+        await asyncio.sleep(40 * MINUTE)
+    assert edges(cloud) == [("VoteBegan", "terminal"), ("VoteEnded", "terminal")]
+    began, ended = cloud.heard.of(VoteBegan)[0].at, cloud.heard.of(VoteEnded)[0].at
+    assert ended - began == pytest.approx(20 * MINUTE, abs=5)
+    cloud, hosts = Cloud(), Hosts()
+    hosts.answers["terminal"] = "1801"
+    async with opened(cloud, hosts):
+        await asyncio.sleep(20 * MINUTE)
+    assert edges(cloud) == []
+
+
+@virtual
+async def test_the_experiment_is_a_vote_while_its_process_runs() -> None:
+    """How long it may do nothing is decided elsewhere."""
+    cloud, hosts = Cloud(), Hosts()
+    hosts.answers["experiment"] = "running"
+    async with opened(cloud, hosts, experiment=True):
+        await asyncio.sleep(11 * MINUTE)
+        hosts.answers["experiment"] = "none"
+        await asyncio.sleep(5 * MINUTE)
+    assert edges(cloud) == [("VoteBegan", "experiment"), ("VoteEnded", "experiment")]
+
+
+@virtual
+async def test_a_probe_that_fails_proves_nothing_and_keeps_a_vote_for_fifteen_minutes_at_most() -> None:
+    """Neither use nor idleness; after that the host counts as mute, and is told as such once."""
+    cloud, hosts = Cloud(), Hosts()
+    hosts.answers["gpu"] = "97"
+    async with opened(cloud, hosts):
+        await asyncio.sleep(MINUTE)
+        hosts.broken = StepError(Reason.UNREACHABLE, "Timeout", "no answer")
+        await asyncio.sleep(60 * MINUTE)
+        assert edges(cloud) == [("VoteBegan", "gpu"), ("VoteEnded", "gpu")]
+        began, ended = cloud.heard.of(VoteBegan)[0].at, cloud.heard.of(VoteEnded)[0].at
+        assert ended - began == pytest.approx(15 * MINUTE, abs=2)
+        [mute] = cloud.heard.of(HostMute)
+        assert mute.why == "no answer"
+        hosts.broken = None
+        await asyncio.sleep(5 * MINUTE)
+        assert len(cloud.heard.of(HostHeard)) == 1
+    assert edges(cloud)[2:] == [("VoteBegan", "gpu")]
+
+
+@pytest.mark.parametrize("text", ["", "flambed-probe\ntimer renewed\n", "flambed-probe\ngpu lots\nend\n", "Welcome!\n"])
+@virtual
+async def test_an_answer_that_is_none_is_a_failure(text: str) -> None:
+    """Cut off, or something else that answered: it says nothing."""
+    cloud, hosts = Cloud(), Hosts()
+    hosts.text = text
+    async with opened(cloud, hosts) as keeper:
+        await asyncio.sleep(20 * MINUTE)
+        assert len(cloud.heard.of(HostMute)) == 1
+        [signal] = [one for one in (await keeper.signals([HOST]))[HOST] if one["signal"] == "probe"]
+    assert signal["value"].startswith("fails: ")
+
+
+@virtual
+async def test_what_a_host_cannot_tell_keeps_what_was_known_for_its_lease() -> None:
+    """nvidia-smi hangs: the GPU may be in use, and nobody knows; the rest of the answer counts."""
+    cloud, hosts = Cloud(), Hosts()
+    hosts.answers["gpu"] = "97"
+    async with opened(cloud, hosts):
+        await asyncio.sleep(MINUTE)
+        hosts.answers["gpu"] = "failed nvidia-smi does not answer"
+        await asyncio.sleep(13 * MINUTE)
+        assert edges(cloud) == [("VoteBegan", "gpu")]
+        await asyncio.sleep(2 * MINUTE)
+    assert edges(cloud) == [("VoteBegan", "gpu"), ("VoteEnded", "gpu")]
+    assert cloud.heard.of(HostMute) == []
+
+
+@virtual
+async def test_a_service_that_restarts_again_and_again_does_not_prolong_a_vote() -> None:
+    """The lease is kept across restarts: a host that nobody reaches is not immortal."""
+    cloud, hosts, memory = Cloud(), Hosts(), dict[str, str]()
+    hosts.answers["gpu"] = "97"
+    async with opened(cloud, hosts, memory):
+        await asyncio.sleep(MINUTE)
+    began = cloud.heard.of(VoteBegan)[0].at
+    hosts.broken = StepError(Reason.UNREACHABLE, "Timeout", "no answer")
+    for _ in range(10):
+        async with opened(cloud, hosts, memory, votes=("gpu",)):
+            await asyncio.sleep(2 * MINUTE)
+        if edges(cloud)[-1] == ("VoteEnded", "gpu"):
+            break
+    assert cloud.heard.of(VoteEnded)[0].at - began == pytest.approx(15 * MINUTE, abs=2)
+    assert memory == {}
+
+
+@virtual
+async def test_a_new_timeout_and_a_hold_are_told_to_the_timer_at_once() -> None:
+    """Not at the next probe: until then it would end the host by the old ones."""
+    cloud, hosts = Cloud(), Hosts()
+    async with opened(cloud, hosts) as keeper:
+        await asyncio.sleep(MINUTE)
+        until = keeper.region.clock.now() + 3600
+        for changes in ({"minutes": 120}, {"minutes": 120, "hold_until": until}):
+            keeper.want(ME, wanted(**changes), cloud.heard.take, ask=hosts.ask)
+            await asyncio.sleep(1)
+    assert [(question.minutes, round(hold, -1)) for _, question, hold in hosts.asked] == [
+        (60, 0),
+        (120, 0),
+        (120, 3600),
+    ]
+    assert [fact.minutes for fact in cloud.heard.of(TimerSeen)] == [60, 120]
+
+
+@virtual
+async def test_a_host_that_cannot_be_asked_is_left_alone() -> None:
+    """Without an address, without a key, or without a timeout there is no question."""
+    cloud, hosts = Cloud(), Hosts()
+    async with opened(cloud, hosts) as keeper:
+        [(host, protection)] = wanted().items()
+        keeper.want(
+            ME, {host: Protection(**{**_fields(protection), "question": None})}, cloud.heard.take, ask=hosts.ask
+        )
+        await asyncio.sleep(60 * MINUTE)
+    assert len(hosts.asked) <= 1
+
+
+def _fields(protection: Protection) -> dict[str, Any]:
+    return {name: getattr(protection, name) for name in protection.__dataclass_fields__}
