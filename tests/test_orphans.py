@@ -41,6 +41,7 @@ def region_of(cloud: Cloud, what: Known | None = None) -> Region:
 def lost(number: int, *, state: str = "running", **tags: str) -> dict[str, Any]:
     """Return an instance of a cluster that nobody knows, launched when everything began."""
     described = instance(number, state=state, tags=cluster_tags(name="lost", **{**MADE, **tags}))
+    described["ClientToken"] = f"{ {**MADE, **tags}['flambed:cluster'] }-1-r-0"
     described["LaunchTime"] = datetime.fromtimestamp(START, UTC)
     described["BlockDeviceMappings"] = [
         {"DeviceName": "/dev/sda1", "Ebs": {"VolumeId": f"vol-{number:017x}", "DeleteOnTermination": True}}
@@ -97,7 +98,7 @@ async def test_what_belongs_to_a_known_cluster_is_never_an_orphan() -> None:
     await arm(cloud, 9)
     assert await ripe(region_of(cloud, known("lost"))) == []
     assert ids([1])[0] in await ripe(region_of(cloud))
-    assert ids([1])[0] not in await ripe(region_of(cloud, known(tokens=("token",))))
+    assert ids([1])[0] not in await ripe(region_of(cloud, known(tokens=("lost-1-r-0",))))
     assert ids([1])[0] not in await ripe(region_of(cloud, known(instances=(ids([1])[0],))))
 
 

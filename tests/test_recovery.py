@@ -53,6 +53,7 @@ def described(number: int, *, state: str = "running", role: str = "Factory", **t
         "SubnetId": "subnet-1",
         "SecurityGroups": [{"GroupId": "sg-1", "GroupName": "mine"}],
         "InstanceType": "t3.large" if role == "Orchestrator" else "g5.xlarge",
+        "ClientToken": f"{ {**ours, **given}['flambed:cluster'] }-1-r-0",
     }
 
 

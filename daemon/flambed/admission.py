@@ -16,7 +16,7 @@ from flambed.observed.facts import Seen
 from flambed.observed.lookout import Custodian
 from flambed.recovery import Lost
 from flambed.region import Region
-from flambed.tags import CLUSTER_TAG
+from flambed.tags import is_proven
 
 
 class Admission:
@@ -128,7 +128,9 @@ class Admission:
         foreign = [
             s
             for s in found
-            if s.id not in known and _exists(s) and (cluster_id is None or s.tags.get(CLUSTER_TAG) != cluster_id)
+            if s.id not in known
+            and _exists(s)
+            and (cluster_id is None or not is_proven(s.id, s.token, s.tags, cluster_id))
         ]
         if foreign and not self._access.may_adopt(caller, wanted.creator):
             ids = ", ".join(s.id for s in foreign)

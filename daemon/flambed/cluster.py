@@ -91,6 +91,7 @@ class Member:
         """Stop turning; the cluster itself goes on."""
         if self._task is not None:
             await end(self._task)
+        self.loop.close()
         self.region.unsubscribe(self.identity)
 
     def changes(self) -> asyncio.Event:

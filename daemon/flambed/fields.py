@@ -20,6 +20,7 @@ OUR_TAGS: Final = (
     "Role",
     "Name",
     "flambed:daemon",
+    "flambed:instance",
     "flambed:owner",
     "flambed:cluster",
     "flambed:launch",

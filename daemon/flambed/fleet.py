@@ -254,8 +254,9 @@ class Fleet:
         """Forget what has been gone for long enough, and have the journal compacted."""
         oldest = self.clock.now() - self._settings.keep_gone
         for member in list(self.directory):
-            if member.world.phase == "gone" and member.world.changed_at < oldest and not member.leftovers:
-                await self.forget(member)
+            async with self.lock(member.identity):  # an `up` may be about to bring it back
+                if member.world.phase == "gone" and member.world.changed_at < oldest and not member.leftovers:
+                    await self.forget(member)
         try:
             await self._journal.commit()
             compacted = await self._journal.compact(self.clock.now())

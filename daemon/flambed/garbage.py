@@ -27,8 +27,9 @@ FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 15.0
 """Seconds between two looks at instances that end: they grow from the first to the longest."""
 
-MISSES: Final = 3
-"""Looks in a row at which EC2 does not know an ending instance, until that is taken for its end."""
+MISSES: Final = 28
+"""Looks in a row at which EC2 does not know an ending instance, until that is taken for its end: they take some minutes,
+for which EC2 may not show an instance that there is."""
 
 
 def document(region: Region, orphan: Orphan) -> dict[str, Any]:

@@ -251,6 +251,8 @@ class Hands:
         )
 
     async def _terminate(self, instances: tuple[str, ...], desired: Cluster, emit: Emit) -> Mapping[Key, StepError]:
+        # What is attached to them, and is to go with them or to stay, may have been changed since the last look.
+        emit(await survey.describe(self._region, instances, desired.identity))
         accepted, refused = await retire.terminate(self._region, instances, desired.identity)
         if accepted:
             emit(TerminationAccepted(at=self._region.clock.now(), instances=accepted))

@@ -27,6 +27,9 @@ REST = 0.05
 """Seconds between two decisions at least: many facts, one decision."""
 
 
+_CLOSED = "the cluster is not looked after any more: ask again"
+
+
 class Clock(Protocol):
     """What the loop asks of a clock."""
 
@@ -106,6 +109,7 @@ class ClusterLoop:
         self._table: Mapping[str, Protection] = {}
         self._steps: dict[asyncio.Task[Mapping[Key, StepError]], Action] = {}
         self._ending = False
+        self._closed = False
 
     def submit(self, fact: Fact, cause: int | None = None) -> None:
         """Take a fact; it is folded at the next turn."""
@@ -116,14 +120,24 @@ class ClusterLoop:
         """Take a fact, and return when it is written down and decided upon.
 
         Raises:
+            ClusterError: nobody looks after the cluster any more.
             ReadOnlyError: the journal cannot be written, so the fact was not taken.
             JournalError: it was taken, and could not be written down; it is as soon as the journal can be written.
         """
         self._journal.health.check()
+        if self._closed:
+            raise ClusterError(_CLOSED)
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._letters.append(_Letter(fact, None, taken))
         self._wake.set()
         await taken
+
+    def close(self) -> None:
+        """Take nothing any more, now that it does not turn: nobody is left waiting."""
+        self._closed = True
+        for letter in self._letters:
+            letter.answer(ClusterError(_CLOSED))
+        self._letters.clear()
 
     async def run(self) -> None:
         """Turn for ever, until cancelled."""

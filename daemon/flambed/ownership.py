@@ -14,7 +14,7 @@ from typing import Literal
 from flambed.desired import PURPOSE
 from flambed.observed.facts import Seen
 from flambed.observed.instance import DYING
-from flambed.tags import CLUSTER_TAG, DAEMON_TAG, LAUNCH_TAG
+from flambed.tags import CLUSTER_TAG, DAEMON_TAG, LAUNCH_TAG, is_proven
 
 Kind = Literal["instance", "alarm", "volume"]
 
@@ -84,7 +84,11 @@ def orphans(
         known: what belongs to somebody.
     """
     instances = tuple(instances)
-    ending = [seen for seen in unclaimed(instances, known) if is_ours(known.daemons, seen.tags)]
+    ending = [
+        seen
+        for seen in unclaimed(instances, known)
+        if is_ours(known.daemons, seen.tags) and is_proven(seen.id, seen.token, seen.tags, seen.tags[CLUSTER_TAG])
+    ]
     living = {seen.id for seen in instances if seen.state not in DYING} | known.instances
     living -= {seen.id for seen in ending}
     return (

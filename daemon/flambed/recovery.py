@@ -17,7 +17,7 @@ from flambed.desired import PURPOSE, Cluster, Role
 from flambed.errors import FlambedError
 from flambed.observed.facts import ClusterFound, Seen
 from flambed.observed.instance import DYING
-from flambed.tags import CLUSTER_TAG, DAEMON_TAG, OWNER_TAG
+from flambed.tags import CLUSTER_TAG, DAEMON_TAG, OWNER_TAG, is_proven
 
 NOBODY: Final = -1
 """The owner of a cluster whose tag does not say who that is: an admin may act on it."""
@@ -71,7 +71,9 @@ def lost(seen: Iterable[Seen], *, daemons: Collection[str], known: Collection[st
         cluster_id = tags.get(CLUSTER_TAG)
         if not _lives(instance) or instance.role is None or tags.get(DAEMON_TAG) not in daemons:
             continue
-        if cluster_id and cluster_id not in known:
+        if not cluster_id or cluster_id in known:
+            continue
+        if is_proven(instance.id, instance.token, tags, cluster_id):
             key = (cluster_id, tags.get("creator", ""), tags.get("Cluster-Name", ""))
             groups.setdefault(key, []).append(instance)
     return [

@@ -22,6 +22,19 @@ LAUNCH_TAG: Final = "flambed:launch"
 """The client token of the launch that created a thing. It is given at the creation and never later: what carries it
 was made by us, where what was attached or adopted since carries all the other tags."""
 
+INSTANCE_TAG: Final = "flambed:instance"
+"""The id of the very instance that a service took into a cluster: the same tags on another machine prove nothing."""
+
+
+def is_proven(instance: str, token: str | None, tags: Mapping[str, str], cluster_id: str) -> bool:
+    """Whether an instance is a cluster's own: its launch was one of the cluster's, or it was taken in.
+
+    Tags are copied easily ("launch more like this"). Nobody can give an instance another client token, and ours begin
+    with the cluster's id; what was adopted carries its own id in a tag.
+    """
+    launched = token is not None and token.startswith(f"{cluster_id}-")
+    return tags.get(CLUSTER_TAG) == cluster_id and (launched or tags.get(INSTANCE_TAG) == instance)
+
 
 def tags_of(cluster: Cluster, role: Role, name: str, *, cluster_id: str, daemon: str, owner: int) -> dict[str, str]:
     """Return all tags of one instance: the user's, Flambé's own and those that prove that it is ours.

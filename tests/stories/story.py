@@ -251,6 +251,8 @@ class Story:
 def see(subject: str, role: Role | None, state: str, **changes: Any) -> Seen:
     """Return an instance as EC2 describes it."""
     number = sum(subject.encode()) % 250
+    if (cluster_id := changes.get("tags", {}).get("flambed:cluster")) is not None:
+        changes = {"token": f"{cluster_id}-1-x-9"} | changes  # launched for it, by a run that is over
     seen = Seen(
         id=subject,
         state=state,

@@ -274,6 +274,8 @@ def test_a_token_that_has_expired_is_not_used_again() -> None:
     story.running.clear()
     story.passes(30 * HOUR)
     story.happens(facts.ServiceStarted(at=story.now))
+    assert story.decides() == []
+    story.passes(300)
     assert story.decides() == ["find"]
     tags = {"flambed:cluster": "c1"}
     story.finds(see("i-o", Role.ORCHESTRATOR, "running", tags=tags), see("i-0", Role.FACTORY, "running", tags=tags))
@@ -513,3 +515,63 @@ def test_a_service_that_starts_anew_uses_no_token_of_an_earlier_one() -> None:
     again.rules = replace(again.rules, run="s")
     again.asks(cluster(factories_num=1))
     assert not tokens & set(again.world.intents)
+
+
+def test_a_restart_on_a_clock_that_was_set_ahead_launches_nothing_twice() -> None:
+    """A token looks expired a second after its call: what the call created has its five minutes to appear all the same."""
+    story = Story()
+    story.asks(cluster(factories_num=1))
+    story.running.clear()
+    story.passes(24 * HOUR)
+    story.happens(facts.ServiceStarted(at=story.now))
+    for _ in range(9):
+        if any(type(action).__name__ == "Find" for action in story.running):
+            story.finds()  # tag filters lag
+        assert not [line for line in story.decides() if line.startswith("launch")]
+        story.passes(30)
+    story.passes(60)
+    assert story.decides() == ["find"]
+    tags = {"flambed:cluster": "c1"}
+    story.finds(
+        *(see(i, role, "running", tags=tags) for i, role in (("i-o", Role.ORCHESTRATOR), ("i-0", Role.FACTORY)))
+    )
+    assert not [line for line in story.decides() if line.startswith("launch")]
+
+
+@pytest.mark.parametrize("token", [None, "console-1", "c2-1-r-0"])
+def test_a_machine_with_copied_tags_is_a_strangers(token: str | None) -> None:
+    """ "Launch more like this" copies every tag: it is not set up, not tagged, and `down` does not end it."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    tags = {"flambed:cluster": "c1", "flambed:daemon": "d1", "flambed:launch": "c1-1-r-1", "flambed:instance": "i-0"}
+    surveyed(story, *everyone(story), see("i-f", Role.FACTORY, "running", tags=tags, token=token))
+    assert story.world.strangers == ("i-f",)
+    assert story.decides() == []
+    story.happens(facts.DownRequested(at=story.now, by=1))
+    assert story.decides() == ["terminate i-o i-0"]
+
+
+def test_what_was_adopted_once_is_proven_by_its_own_id() -> None:
+    """Its launch was somebody else's; the tag with its id was put by the service that took it in."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    tags = {"flambed:cluster": "c1", "flambed:instance": "i-f"}
+    surveyed(story, *everyone(story), see("i-f", Role.FACTORY, "running", tags=tags, token="console-1"))
+    assert story.world.strangers == ()
+    assert "i-f" in story.world.instances
+
+
+def test_a_found_host_with_another_key_than_the_clusters_is_asked_for_its_own_once() -> None:
+    """It may be of a launch that a restored journal does not know: its console tells its key, and that one is pinned."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1))
+    surveyed(story, *everyone(story), see("i-f", Role.FACTORY, "running", tags={"flambed:cluster": "c1"}))
+    assert "set up i-f from 0" in story.decides()
+    story.ends("SetUp", reason=Reason.HOST_KEY_CHANGED)
+    assert "learn the host key of i-f" in story.decides()
+    story.ends("LearnHostKey", facts.HostKeyLearned(at=story.now, instance="i-f", public_key="other", source="console"))
+    story.passes(30)
+    assert "set up i-f from 0" in story.decides()
+    story.ends("SetUp", reason=Reason.HOST_KEY_CHANGED)
+    story.decides()
+    assert story.stages()["i-f"] is Stage.FAILED

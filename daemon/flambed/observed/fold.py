@@ -140,7 +140,7 @@ def _service_started(world: World, fact: facts.ServiceStarted) -> World:
     for key in world.in_flight:
         if key.kind == "launch":  # it may have been called, and its answer lost
             world = _change_intent(world, key.subject, uncertain=True)
-    return replace(world, in_flight={}, events_lost=False, looked=False)
+    return replace(world, in_flight={}, events_lost=False, looked=False, started_at=fact.at)
 
 
 def _events_lost(world: World, _fact: facts.EventsLost) -> World:

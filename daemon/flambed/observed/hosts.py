@@ -79,6 +79,9 @@ def setup_failed(world: World, subject: str, failure: Failure) -> World:
     instance = world.instances.get(subject)
     if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
         return world
+    if failure.reason is Reason.HOST_KEY_CHANGED and instance.found and not instance.key_doubted:
+        # It was found by its tags, and may be of a launch that the journal has lost: its console tells its key.
+        return world.with_instance(replace(instance, host_key=None, key_doubted=True))
     if failure.reason in PASSING and failure.tries < MOST_TRIES:
         return world
     return _give_up(world, instance, failure)

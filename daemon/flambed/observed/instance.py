@@ -138,6 +138,7 @@ class Instance:
 
     # the host
     host_key: str | None = None
+    key_doubted: bool = False  # the key that we took for its own was not
     reach_from: float | None = None  # from when on it has to be reachable
     setup_from: float | None = None  # from when on set-up keeps its protection off
     informed: str | None = None

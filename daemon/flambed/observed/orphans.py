@@ -104,7 +104,10 @@ class Orphans:
         return result
 
     def _waits(self, one: Resource, now: float) -> str | None:
-        young = self._grace - (self._region.now() - one.created_at)
+        known_for = now - self._first[_key(one)]
+        # A volume that somebody detached to rescue what is on it may be old: its grace begins when it is first seen loose.
+        age = known_for if one.kind == "volume" else self._region.now() - one.created_at
+        young = self._grace - age
         again = self._region.survey_interval - (now - self._first[_key(one)])
         if again > 0 and again >= young:
             return f"seen once; it has to be seen again, in {durations.words(max(round(again), 1))}"

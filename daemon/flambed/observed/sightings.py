@@ -14,6 +14,7 @@ from flambed.observed import facts
 from flambed.observed.facts import Seen
 from flambed.observed.instance import DYING, Ending, Instance, Stage
 from flambed.observed.world import World
+from flambed.tags import is_proven
 from flambed.verdict import Finding
 
 GONE_AFTER_MISSES = 12
@@ -237,7 +238,7 @@ def _waits(instance: Instance) -> bool:
 
 
 def _ours(world: World, seen: Seen) -> bool:
-    return seen.token in world.intents or seen.tags.get("flambed:cluster") == world.cluster_id
+    return seen.token in world.intents or is_proven(seen.id, seen.token, seen.tags, world.cluster_id)
 
 
 def _come(world: World, seen: Seen, at: float) -> World:

@@ -53,6 +53,7 @@ class World:
     requested_at: float = 0.0
     found_at: float | None = None  # when the first look by tag since that began
     surveyed_at: float = 0.0  # when the last look by tag began
+    started_at: float = 0.0  # when the service last came up
     looked: bool = True  # there was a look by tag since the service came up
     converged_at: float | None = None  # first ready since that
     converged_request: int = 0  # the number of the last `up` that became ready

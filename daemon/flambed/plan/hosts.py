@@ -8,7 +8,7 @@ from flambed.errors import Reason
 from flambed.observed.facts import HostGivenUp, Key
 from flambed.observed.instance import Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.tags import digest_of, tags_of
+from flambed.tags import INSTANCE_TAG, digest_of, tags_of
 
 SPACING = 1.0
 """Seconds between two looks at EC2 at least; what becomes due in between is asked for together."""
@@ -83,7 +83,7 @@ def _tag(draft: Draft, instance: Instance, common: tuple[dict[str, str], str]) -
     name = draft.desired.instance_name(instance.role, instance.index)
     whole = " ".join((digest, name, *instance.volumes))
     if instance.tagged != whole:
-        draft.want(Tag(instance.id, instance.volumes, {**tags, "Name": name}, whole))
+        draft.want(Tag(instance.id, instance.volumes, {**tags, "Name": name, INSTANCE_TAG: instance.id}, whole))
 
 
 def _set_up(draft: Draft, instance: Instance) -> None:
