@@ -79,6 +79,7 @@ class FakeService:
         self.called = asyncio.Event()  # somebody asked for a change
         self.alone = asyncio.Event()  # the last follower is gone
         self.ok = True
+        self.searching: str | None = None
         self.happened: list[dict[str, Any]] = []
         self.outputs: list[dict[str, Any]] = []
         self.left_over: list[dict[str, Any]] = []
@@ -316,4 +317,4 @@ class FakeService:
         ]
 
     def health(self) -> dict[str, Any]:
-        return {"ok": self.ok, "version": "0.1.0"}
+        return {"ok": self.ok, "version": "0.1.0", "searching": self.searching}

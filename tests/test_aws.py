@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from pathlib import Path
+from typing import cast
 
 import aioboto3
 import pytest
 from botocore import exceptions as sdk
 
-from flambed.aws import Aws, AwsError, as_aws_error, reason_of
+from flambed.aws import LOOK_EVERY, Aws, AwsError, Clients, as_aws_error, reason_of
 from flambed.clock import ANCHOR, Clock, is_loopback_endpoint
 from flambed.errors import ClusterConfigurationError, Reason
-from tests.fakes import client_error
+from flambed.region import Region
+from tests.fakes import Cloud, Recorder, client_error
+from tests.virtualtime import virtual
 
 
 @pytest.mark.parametrize(
@@ -55,7 +60,8 @@ def test_an_error_code_of_aws_means_what_its_documentation_says(code: str, statu
         (sdk.EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), Reason.TRANSIENT),
         (sdk.ReadTimeoutError(endpoint_url="http://127.0.0.1:1"), Reason.TRANSIENT),
         (sdk.ConnectionClosedError(endpoint_url="http://127.0.0.1:1"), Reason.TRANSIENT),
-        (sdk.NoCredentialsError(), Reason.NOT_PERMITTED),
+        (sdk.NoCredentialsError(), Reason.TRANSIENT),
+        (sdk.PartialCredentialsError(provider="p", cred_var="c"), Reason.NOT_PERMITTED),
         (sdk.CredentialRetrievalError(provider="p", error_msg="e"), Reason.TRANSIENT),
         (sdk.ParamValidationError(report="r"), Reason.BAD_REQUEST),
     ],
@@ -72,6 +78,94 @@ def test_an_error_tells_the_call_aws_words_and_what_to_do() -> None:
     assert error.message.startswith("RunInstances: You may not.")
     assert error.message.endswith("(check the service's credentials and their permissions: `flambectl doctor`)")
     assert len(error.message) < 1200
+
+
+def test_the_words_of_lacking_credentials_say_what_to_do() -> None:
+    """It is tried again, as the metadata service may only have hiccuped; and somebody has to act if it stays so."""
+    error = as_aws_error(sdk.NoCredentialsError(), "RunInstances")
+    assert error.message.startswith("RunInstances: Unable to locate credentials (asked for again; if it stays so, give")
+    assert "`flambectl doctor`" in error.message
+
+
+class Watched(Aws):
+    """Notes which clients were discarded."""
+
+    def __init__(self, session: aioboto3.Session) -> None:
+        super().__init__(session)
+        self.discarded: list[Clients] = []
+
+    async def discard(self, clients: Clients) -> None:
+        self.discarded.append(clients)
+        await super().discard(clients)
+
+
+async def test_a_region_gets_fresh_clients_once_there_are_credentials_and_breaks_no_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A client that was made without credentials never looks for them again, so it is replaced when it is last used."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # where nothing listens
+    monkeypatch.setattr("flambed.aws.LOOK_EVERY", 0.0)
+    aws = Watched(aioboto3.Session(region_name="us-east-1"))
+    stale = await aws.clients("us-east-1")
+    region = Region("us-east-1", stale, emit=Recorder().emit, aws=aws)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def receive_message(**_params: object) -> dict[str, object]:
+        asked.set()
+        await answered.wait()
+        return {"Messages": []}
+
+    async def code() -> str:
+        with pytest.raises(AwsError) as caught:
+            await region.call(region.clients.ec2.describe_instances, MaxResults=5)
+        return caught.value.code
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            poll = group.create_task(region.call(receive_message))
+            await asked.wait()
+            assert await code() == "NoCredentialsError"
+            assert region.clients is stale
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+            assert [await code(), await code()] == ["NoCredentialsError", "EndpointConnectionError"]
+            assert region.clients is await aws.clients("us-east-1") is not stale
+            assert aws.discarded == []
+            answered.set()
+        assert poll.result() == {"Messages": []}
+        assert aws.discarded == [stale]
+    finally:
+        await region.close()
+        await aws.close()
+
+
+class Searched:
+    """Stands for a session that has no credentials, and counts how often it is asked for them."""
+
+    asked = 0
+
+    async def get_credentials(self) -> None:
+        """Return nothing."""
+        self.asked += 1
+
+
+@virtual
+async def test_credentials_that_lack_are_looked_for_every_few_seconds_at_most() -> None:
+    """Each look may be a call to the instance's metadata service."""
+    session = Searched()
+    aws, stale = Aws(cast("aioboto3.Session", session)), Cloud().clients
+    vars(aws)["_clients"]["us-east-1"] = stale
+    for _ in range(3):
+        assert await aws.renewed("us-east-1", stale) is stale
+    assert session.asked == 1
+    await asyncio.sleep(LOOK_EVERY)
+    assert await aws.renewed("us-east-1", stale) is stale
+    assert session.asked == 2
 
 
 @pytest.mark.seed("S09")

@@ -472,6 +472,23 @@ async def test_list_and_status_are_tables_for_people_and_documents_for_programs(
     assert (await ctl("status", "bób@x/żółw", "--json")).document["creator"] == "bób@x"
 
 
+async def test_list_warns_while_clusters_may_not_be_known_yet(ctl: Ctl) -> None:
+    """Also where it knows none; programs read that from the service's health."""
+    ctl.service.known.clear()
+    ctl.service.searching = "the journal is new"
+    assert (await ctl("list")).out == "warning: the journal is new\nno clusters\n"
+    assert (await ctl("list", "--json")).document == []
+
+
+async def test_protection_that_is_not_known_is_no_no(ctl: Ctl) -> None:
+    """As of the hosts of a cluster whose record was lost."""
+    for one in ctl.service.known["ann@example.com", "old"]["instances"]:
+        one |= {"protected": None, "protection": {"alarm": False, "timer": False}}
+    shown = await ctl("status", "old")
+    [header, *rows] = shown.out.splitlines()[3:]
+    assert {row[header.index("PROTECTED")] for row in rows} == {"?"}
+
+
 async def test_output_is_plain_where_the_locale_is_not_unicode(ctl: Ctl) -> None:
     """What cannot be shown is shown as an escape, and nothing breaks."""
     ctl.service.known["x", "żółw"] = status("żółw", creator="x")
@@ -624,6 +641,19 @@ async def test_gc_lists_asks_and_tells_what_became_of_each(ctl: Ctl) -> None:
     )
     [(_, _, arguments)] = [call for call in ctl.service.calls if call[0] == "remove_orphans"]
     assert arguments["ids"] == ("i-00000000000000001", "alarm-00000000000000002")
+
+
+async def test_gc_that_is_told_no_removes_nothing(ctl: Ctl) -> None:
+    """Not everything that it removes would be terminated."""
+    ctl.service.left_over = [orphan("alarm", 2)]
+    master, slave = pty.openpty()
+    process = await ctl.start("gc", stdin=slave)
+    os.close(slave)
+    os.write(master, b"n\n")
+    end = await ended(process)
+    os.close(master)
+    assert (end.code, end.err.endswith("nothing was removed\n")) == (130, True)
+    assert [name for name, _, _ in ctl.service.calls if name == "remove_orphans"] == []
 
 
 async def test_gc_is_1_where_something_could_not_be_removed(ctl: Ctl) -> None:

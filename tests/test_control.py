@@ -157,7 +157,7 @@ async def test_instances_events_doctor_and_health_are_served(api: Api) -> None:
     assert len((await api.call("GET", "/v1/instances?host=10.0.0.4"))[1]) == 1
     assert await api.call("GET", "/v1/instances?host=10.9.9.9") == (200, [])
     assert (await api.call("GET", "/v1/doctor"))[1][0]["check"] == "credentials"
-    assert await api.call("GET", "/v1/health") == (200, {"ok": True, "version": "0.1.0"})
+    assert await api.call("GET", "/v1/health") == (200, {"ok": True, "version": "0.1.0", "searching": None})
     api.service.ok = False
     assert (await api.call("GET", "/v1/health"))[0] == 503
 

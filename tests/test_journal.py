@@ -349,8 +349,12 @@ async def test_a_journal_that_cannot_write_what_is_left_is_released_all_the_same
     journal = Journal.open(path)
     filled(journal)
     journal.append("c", facts(500))
+    journal.memory["x"] = "y"
+    told: list[object] = []
+    journal.tell_lost = told.append
     with pytest.raises(JournalError, match="make room"):
         await journal.close()
+    assert told == [{"c": {type(facts(1)[0]).__name__: 500}}]
     assert await reopened(path) == []
 
 

@@ -89,7 +89,15 @@ def test_check_finds_what_cannot_be_read_and_what_cannot_be(path: Path, capsys: 
     assert code == 1
     [problem] = [line for line in lines if line.startswith("problem: ")]
     assert "HostReached of cluster c1: at: Field required" in problem
-    assert lines[-1] == "1 problems"
+    assert lines[-1] == "1 problem"
+
+
+def test_check_says_what_is_wrong_with_an_entry_that_is_no_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole of it is wrong, so no field is named, and no place is left for one."""
+    edit(path, "UPDATE entry SET fact = '?' WHERE cluster = 'c1' AND kind = 'HostReached'")
+    _, lines, _ = run(capsys, "check", path)
+    [problem] = [line for line in lines if line.startswith("problem: ")]
+    assert "HostReached of cluster c1: Invalid JSON" in problem
 
 
 def test_check_counts_intents_that_are_open(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,8 +145,9 @@ def test_a_journal_of_the_first_schema_is_looked_into_and_left_as_it_is(
 def test_what_is_no_journal_is_an_error_that_says_so(
     tool: str, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No such file, an empty one, a text, another program's database, half a journal, a newer one."""
+    """No such file, a folder, an empty one, a text, another program's database, half a journal, a newer one."""
     missing, empty, text, other = (tmp_path / name for name in ("missing", "empty", "text", "other"))
+    folder = path.parent
     half, newer = tmp_path / "half", tmp_path / "newer"
     empty.touch()
     text.write_text("once upon a time\n" * 100)
@@ -148,7 +157,8 @@ def test_what_is_no_journal_is_an_error_that_says_so(
     edit(newer, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     expected = {
         missing: "is not there: name the file",
-        empty: "is empty: name another file",
+        folder: f"is a folder: name the file in it, such as {path}",
+        empty: "is empty, or was copied from a running service without its -wal: name another file",
         text: "file is not a database): restore it",
         other: "is a database of another program",
         half: "malformed",
@@ -242,7 +252,7 @@ def test_replay_tells_each_decision_with_the_fact_that_caused_it(
     code, lines, _ = run(capsys, "replay", path, "--cluster", "c1")
     assert code == 0
     text = "\n".join(lines)
-    assert lines[0] == "cluster c1"
+    assert lines[0] == "cluster user@company.com/x (c1)"
     assert "#1 UpRequested name=x creator=user@company.com" in lines[1]
     assert lines[2].startswith("    decided ")
     assert lines[3] == "      #2 begins find"
@@ -264,6 +274,19 @@ def test_replay_ends_where_it_is_told_to(path: Path, capsys: pytest.CaptureFixtu
     _, lines, _ = run(capsys, "replay", path, "--cluster", "c1", "--until", "10")
     assert [line for line in lines if "#11 " in line] == []
     assert "converging; no instances; open intents: " in lines[-1]
+
+
+@pytest.mark.parametrize("cluster", ["c2", "c3"])
+def test_replay_says_so_of_a_cluster_that_began_later(
+    path: Path, cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is known of it then; from its first fact on something is."""
+    _, lines, _ = run(capsys, "replay", path, "--cluster", cluster, "--until", "1")
+    [heading, said] = lines
+    assert heading == f"cluster user@company.com/x ({cluster})"
+    assert said.startswith("  nothing is known of it before #")
+    _, lines, _ = run(capsys, "replay", path, "--cluster", cluster, "--until", said.rpartition("#")[2])
+    assert f"{said.rpartition('#')[2]} cluster.up_requested" in lines[1]
 
 
 def test_replay_says_where_this_version_would_decide_otherwise(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

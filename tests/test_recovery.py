@@ -12,27 +12,30 @@ from typing import Any, cast
 import pytest
 
 from flambed import daemonid
-from flambed.aws import Aws, Clients
+from flambed.account import REMEMBERED_AS
+from flambed.aws import Aws, AwsError, Clients
 from flambed.clock import Clock
 from flambed.desired import Role
-from flambed.errors import FlambedError, Reason
-from flambed.fleet import Fleet
+from flambed.errors import FlambedError, NotKnownError, Reason
+from flambed.fleet import MADE_ANEW, Fleet
 from flambed.hands import Bench
 from flambed.journal import Entry, Journal
 from flambed.keys import KeyStore
+from flambed.knownregions import FILE, KnownRegions
 from flambed.log import Log
 from flambed.observed import facts
 from flambed.observed.facts import ClusterFound, ClusterSurveyed, Seen
 from flambed.observed.fold import fold
 from flambed.observed.instance import Stage
 from flambed.observed.lookout import CONFIRM_AFTER, Lookout
-from flambed.observed.survey import seen
+from flambed.observed.survey import seen, survey
 from flambed.observed.world import World
 from flambed.outputs import Outputs
 from flambed.plan import decide
 from flambed.plan.phase import LOST
 from flambed.recovery import NOBODY, Lost, Other, UntoldError, differences, lost, others, record_of
 from flambed.region import Region
+from flambed.service import Service
 from flambed.settings import Settings
 from flambed.status import status, why
 from tests.fakes import Cloud, client_error, cluster_tags, instance
@@ -202,8 +205,12 @@ def test_a_found_cluster_is_not_shown_as_protected() -> None:
     story = found_again()
     story.decides()
     document = status("c1", story.world, story.now, story.rules)
-    assert {row["protected"] for row in document["instances"]} == {False}
-    assert "not known" in why(story.world, story.now, story.rules, story.instance("i-0"))["summary"]
+    assert {row["protected"] for row in document["instances"]} == {None}
+    told = why(story.world, story.now, story.rules, story.instance("i-0"))
+    assert "not known" in told["summary"]
+    assert {signal["signal"]: signal["value"] for signal in told["signals"]} == {
+        "timeout": "not known: the record of its cluster was lost"
+    }
 
 
 def test_down_ends_a_found_cluster_and_its_alarms() -> None:
@@ -398,6 +405,19 @@ async def test_a_cluster_that_cannot_be_taken_over_does_not_hurry_the_looks() ->
 
 
 @virtual
+async def test_after_a_loss_the_second_look_comes_soon_whatever_the_first_shows() -> None:
+    """Until then nobody can say which clusters there are."""
+    cloud, lookout = Cloud(), Lookout(Custodian(), twice=True)
+    async with cloud.region(lookout=lookout):
+        await asyncio.sleep(1)
+        assert lookout.looks == 1
+        await asyncio.sleep(CONFIRM_AFTER)
+        assert lookout.looks == 2
+        await asyncio.sleep(100)
+        assert lookout.looks == 2
+
+
+@virtual
 async def test_the_first_look_is_made_up_for_where_aws_does_not_answer() -> None:
     """By the next survey, and the log says so."""
     cloud, fleet = Cloud(), Custodian()
@@ -460,11 +480,15 @@ class OneRegion:
 
 
 @asynccontextmanager
-async def running_fleet(folder: Path, cloud: Cloud) -> AsyncIterator[tuple[Fleet, Journal, Told]]:
-    """A fleet of the service `OURS` with its journal, which has started."""
+async def running_fleet(
+    folder: Path, cloud: Cloud, *, anew: bool = False, regions: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Fleet, Journal, Told]]:
+    """A fleet of the service `OURS` with its journal, which has started; `anew`: it takes the place of a lost one."""
     journal, log = Journal.open(folder / "state" / "journal.sqlite", daemon_id=OURS), Told()
+    if anew:
+        journal.memory[MADE_ANEW] = str(Clock().now())
     bench = Bench(
-        settings=Settings(),
+        settings=Settings(regions=regions),
         daemon=OURS,
         memory=journal.memory,
         keys=KeyStore(folder / "state"),
@@ -472,7 +496,14 @@ async def running_fleet(folder: Path, cloud: Cloud) -> AsyncIterator[tuple[Fleet
         ssh_slots=asyncio.Semaphore(1),
         predecessors=frozenset({THEIRS}),
     )
-    fleet = Fleet(aws=cast("Aws", OneRegion(cloud)), bench=bench, journal=journal, clock=Clock(), log=log)
+    fleet = Fleet(
+        aws=cast("Aws", OneRegion(cloud)),
+        bench=bench,
+        journal=journal,
+        clock=Clock(),
+        log=log,
+        known_regions=KnownRegions(folder / "state"),
+    )
     try:
         await fleet.start()
         yield fleet, journal, log
@@ -491,6 +522,71 @@ async def find(fleet: Fleet, *descriptions: Described) -> None:
     while member is not None and member.world.desired is None:
         await asyncio.wait_for(changed.wait(), 5)
         changed = fleet.changes()
+
+
+async def test_a_region_that_had_a_cluster_is_looked_into_when_the_journal_is_lost(tmp_path: Path) -> None:
+    """It is neither the default one nor does it have a queue; one that was only asked about is not kept."""
+    async with running_fleet(tmp_path, Cloud()) as (fleet, _, told):
+        await fleet.region("eu-west-2")
+        await fleet.take_on(("me", "c"), "c1", World(), await fleet.region("eu-west-1"))
+    for file in (tmp_path / "state").glob("journal.sqlite*"):
+        file.unlink()
+    async with running_fleet(tmp_path, Cloud()) as (fleet, _, told):
+        assert sorted(fleet.regions) == ["eu-west-1", "us-east-1"]
+        assert "region.not_kept" not in [event for event, _ in told.told]
+
+
+async def test_a_setting_names_regions_for_the_day_on_which_the_folder_is_lost(tmp_path: Path) -> None:
+    """They are opened at the start, so that clusters are found there."""
+    async with running_fleet(tmp_path, Cloud(), regions=("us-west-2",)) as (fleet, _, _told):
+        assert sorted(fleet.regions) == ["us-east-1", "us-west-2"]
+
+
+async def test_the_service_is_not_well_in_another_account_than_it_remembers(tmp_path: Path) -> None:
+    """The account is kept in the journal, so that a restart with another profile's credentials is noticed."""
+    cloud = Cloud()
+    async with running_fleet(tmp_path, cloud) as (fleet, journal, _):
+        assert await (await fleet.region()).account() == "123456789012"
+        assert journal.memory[REMEMBERED_AS] == "123456789012"
+        journal.memory[REMEMBERED_AS] = "210987654321"
+    async with running_fleet(tmp_path, cloud) as (fleet, journal, told):
+        with pytest.raises(AwsError, match="210987654321"):
+            await survey(await fleet.region())
+        service = Service(fleet, bench=vars(fleet)["_bench"], journal=journal, clock=fleet.clock)
+        health = service.health()
+        assert not health["ok"]
+        assert "credentials belong to AWS account 123456789012" in health["message"]
+        assert [event for event, _ in told.told].count("aws.other_account") == 1
+
+
+async def test_a_region_that_cannot_be_written_down_is_told_and_keeps_no_cluster_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next cluster there tries again."""
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with running_fleet(tmp_path, Cloud()) as (fleet, _, told):
+        region = await fleet.region("eu-west-1")
+        with monkeypatch.context() as disk:
+            disk.setattr("flambed.knownregions.write_atomically", full)
+            await fleet.take_on(("me", "c"), "c1", World(), region)
+        assert [fields["region"] for event, fields in told.told if event == "region.not_kept"] == ["eu-west-1"]
+        await fleet.take_on(("me", "d"), "d1", World(), region)
+    assert (tmp_path / "state" / FILE).read_text() == "eu-west-1\n"
+
+
+def test_a_file_of_regions_that_cannot_be_read_is_told_and_lines_that_are_no_regions_are_left_out(
+    tmp_path: Path,
+) -> None:
+    """A folder in its place is no file."""
+    (tmp_path / FILE).write_text("eu-west-1\nnowhere\n\n")
+    assert KnownRegions(tmp_path).read() == {"eu-west-1"}
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(FlambedError, match="cannot be read"):
+        KnownRegions(tmp_path).read()
 
 
 async def test_a_found_cluster_is_looked_after_and_its_creator_is_its_owners_again(tmp_path: Path) -> None:
@@ -543,6 +639,34 @@ async def test_instances_that_make_no_cluster_are_told_of_once(tmp_path: Path) -
         await find(fleet, odd)
         assert [event for event, _ in log.told].count("cluster.unclear") == 1
         assert len(fleet.directory) == 0
+
+
+async def until_looked(fleet: Fleet, looks: int) -> None:
+    """Let the only region be surveyed so many times."""
+    region = await fleet.region()
+    assert region.lookout is not None
+    while region.lookout.looks < looks:
+        await survey(region)
+
+
+async def test_a_service_whose_journal_was_lost_denies_no_cluster_before_it_has_looked(tmp_path: Path) -> None:
+    """Two looks at every region make it sure; one that cannot be opened leaves it in doubt."""
+    async with running_fleet(tmp_path, Cloud(), anew=True) as (fleet, _, _):
+        assert "us-east-1 is still being looked at" in str(fleet.searching())
+        with pytest.raises(NotKnownError, match="no cluster 'c' is known: the journal is new, and us-east-1 is still"):
+            fleet.directory.find("c")
+        await until_looked(fleet, 2)
+        assert fleet.searching() is None
+        with pytest.raises(NotKnownError, match="there is no cluster 'c'"):
+            fleet.directory.find("c")
+
+
+async def test_a_service_whose_journal_was_not_lost_is_in_no_doubt(tmp_path: Path) -> None:
+    """Neither the first one there ever was, nor one that was started again."""
+    async with running_fleet(tmp_path, Cloud()) as (fleet, _, _):
+        assert fleet.searching() is None
+    async with running_fleet(tmp_path, Cloud(), anew=True) as (fleet, _, _):
+        assert fleet.searching() is None
 
 
 # --- the service's own id ----------------------------------------------------------------------------------------

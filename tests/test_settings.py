@@ -59,7 +59,8 @@ def test_a_file_sets_every_kind_of_setting(tmp_path: Path) -> None:
         tmp_path,
         "socket: /run/x.sock\nssh: {parallel: 8, keepalive: 1m}\n"
         "events:\n  queues:\n    eu-west-1: https://sqs.eu-west-1.amazonaws.com/1/q\n"
-        "images: {owners: [012345678901, amazon]}\ncreators: {alice: [a@b.c]}\n",
+        "images: {owners: [012345678901, amazon]}\ncreators: {alice: [a@b.c]}\n"
+        "aws_account: 012345678901\nregions: [us-west-2]\n",
     )
     settings = load(file, {})
     assert settings.socket == Path("/run/x.sock")
@@ -67,6 +68,7 @@ def test_a_file_sets_every_kind_of_setting(tmp_path: Path) -> None:
     assert settings.events.queues == {"eu-west-1": "https://sqs.eu-west-1.amazonaws.com/1/q"}
     assert settings.images.owners == ("012345678901", "amazon")
     assert settings.creators == {"alice": ("a@b.c",)}
+    assert (settings.aws_account, settings.regions) == ("012345678901", ("us-west-2",))
 
 
 def test_the_environment_comes_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:

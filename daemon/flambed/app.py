@@ -21,6 +21,7 @@ from flambed.fleet import MADE_ANEW, Fleet
 from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.keys import KeyStore
+from flambed.knownregions import KnownRegions
 from flambed.outputs import Outputs
 from flambed.service import Service
 from flambed.settings import Settings
@@ -56,7 +57,7 @@ async def serve(config: Settings, source: Path | None) -> None:
             ssh_slots=asyncio.Semaphore(config.ssh.parallel),
             predecessors=frozenset({*config.predecessors, *earlier}),
         )
-        fleet = Fleet(aws=aws, bench=bench, journal=journal, clock=clock, log=emit)
+        fleet = Fleet(aws=aws, bench=bench, journal=journal, clock=clock, log=emit, known_regions=KnownRegions(state))
         open_.push_async_callback(fleet.close)
         await fleet.start()
         service = Service(fleet, bench=bench, journal=journal, clock=fleet.clock)

@@ -6,6 +6,7 @@ in `plan`, pacing in `pacing`; nothing hides below.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from botocore.parsers import ResponseParserError
 from flambed.errors import Reason, StepError
 
 FALLBACK_REGION: Final = "us-east-1"
+
+LOOK_EVERY: Final = 5.0
+"""Real seconds between two looks for credentials that lack: each may ask the instance's metadata service."""
 
 CALL_ERRORS: Final = (sdk.ClientError, sdk.BotoCoreError, ResponseParserError)
 """Everything that a call of the SDK raises by design."""
@@ -100,11 +104,19 @@ class AwsError(StepError):
     """
 
     def __init__(self, reason: Reason, code: str, words: str, action: str) -> None:
-        advice = _ADVICE.get(reason)
+        advice = _CREDENTIALS_ADVICE if code == NO_CREDENTIALS else _ADVICE.get(reason)
         super().__init__(reason, code, f"{action}: {words}" + (f" ({advice})" if advice else ""))
         self.words = words
         self.action = action
 
+
+NO_CREDENTIALS: Final = sdk.NoCredentialsError.__name__
+"""The code of a call of a client that was made while the session had no credentials; see `Aws.renewed`."""
+
+_CREDENTIALS_ADVICE: Final = (
+    "asked for again; if it stays so, give the service credentials as every AWS tool takes them - a profile, its "
+    "environment, an instance role - and see `flambectl doctor`"
+)
 
 _ADVICE: Final[Mapping[Reason, str]] = {
     Reason.NOT_PERMITTED: "check the service's credentials and their permissions: `flambectl doctor`",
@@ -152,13 +164,13 @@ _MOST_WORDS: Final = 1_000
 _REASONS: Final[Mapping[str, Reason]] = {code: reason for reason, codes in _CODES.items() for code in codes}
 
 _NO_CREDENTIALS: Final = (
-    sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.NoAuthTokenError, sdk.RefreshWithMFAUnsupportedError,
+    sdk.PartialCredentialsError, sdk.NoAuthTokenError, sdk.RefreshWithMFAUnsupportedError,
     sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound, sdk.UnknownCredentialError,
 )  # fmt: skip
 
 _NETWORK: Final = (
     sdk.ConnectionError, sdk.HTTPClientError, sdk.IncompleteReadError, ResponseParserError,
-    sdk.CredentialRetrievalError, sdk.MetadataRetrievalError,
+    sdk.CredentialRetrievalError, sdk.MetadataRetrievalError, sdk.NoCredentialsError,
 )  # fmt: skip
 """AWS, or where the credentials come from, was not reached: a launch must not be given up for that."""
 
@@ -203,7 +215,9 @@ class Aws:
     def __init__(self, session: aioboto3.Session | None = None) -> None:
         self._session = session if session is not None else aioboto3.Session()
         self._clients: dict[str, Clients] = {}
-        self._stack = AsyncExitStack()
+        self._open: dict[Clients, AsyncExitStack] = {}
+        self._renewing = asyncio.Lock()
+        self._look_from = 0.0  # of the loop's time
 
     @property
     def default_region(self) -> str:
@@ -217,13 +231,41 @@ class Aws:
             AwsError: there is no such region, or the local configuration cannot be used.
         """
         if region not in self._clients:
-            names = ("ec2", "cloudwatch", "sqs", "ssm", "sts")
             try:
-                made = [await self._stack.enter_async_context(self._client(name, region)) for name in names]
+                self._clients[region] = await self._make(region)
             except CALL_ERRORS as error:
                 raise as_aws_error(error, f"opening region {region}") from error
-            self._clients.setdefault(region, Clients(*made))
         return self._clients[region]
+
+    async def renewed(self, region: str, stale: Clients) -> Clients:
+        """Return clients in place of `stale`, which were made without credentials and keep none for ever.
+
+        They are the same ones while the session has no credentials, for which it is asked every `LOOK_EVERY` seconds at
+        most. The stale ones stay open until they are given to `discard`.
+        """
+        async with self._renewing:
+            now = asyncio.get_running_loop().time()
+            if self._clients.get(region) is stale and now >= self._look_from:
+                try:
+                    if await self._session.get_credentials() is not None:
+                        self._clients[region] = await self._make(region)
+                        return self._clients[region]
+                except CALL_ERRORS:
+                    pass  # the call that failed for want of them has told it
+                self._look_from = now + LOOK_EVERY
+            return self._clients.get(region, stale)
+
+    async def discard(self, clients: Clients) -> None:
+        """Close clients that nobody uses any more."""
+        if (stack := self._open.pop(clients, None)) is not None:
+            await stack.aclose()
+
+    async def _make(self, region: str) -> Clients:
+        async with AsyncExitStack() as stack:
+            names = ("ec2", "cloudwatch", "sqs", "ssm", "sts")
+            made = Clients(*[await stack.enter_async_context(self._client(name, region)) for name in names])
+            self._open[made] = stack.pop_all()
+        return made
 
     def _client(self, name: str, region: str) -> Any:
         config = Config(
@@ -240,4 +282,5 @@ class Aws:
     async def close(self) -> None:
         """Close all clients and their connections."""
         self._clients.clear()
-        await self._stack.aclose()
+        for clients in tuple(self._open):
+            await self.discard(clients)

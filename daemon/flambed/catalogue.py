@@ -371,6 +371,19 @@ _KINDS: Final = (
         {"region": _REGION, "call": text("its name, as RunInstances"), **_FAILURE},
     ),
     EventKind(
+        "aws.other_account", "error",
+        "The credentials belong to another account than the one worked in so far: no call is made until that is mended.",
+        {
+            "account": text("the number of the account that they belong to"),
+            "expected": text("the number of the account that they should belong to"),
+            "message": _MESSAGE,
+        },
+    ),
+    EventKind(
+        "region.not_kept", "warning", "A region could not be written down: without the journal nobody would look there.",
+        {"region": _REGION, "error": text("why it could not be written")},
+    ),
+    EventKind(
         "cluster.unclear", "warning", "Instances of ours were found whose record was lost, and their tags do not make a cluster.",
         {"region": _REGION, "message": _MESSAGE},
     ),
@@ -446,6 +459,15 @@ _KINDS: Final = (
     ),
     EventKind(
         "journal.writable", "info", "The journal can be written again; all that happened meanwhile is on disk.",
+    ),
+    EventKind(
+        "journal.lost", "error",
+        "The service ended before the journal could be written again: what people asked for among this is lost, and has to "
+        "be asked for again.",
+        {
+            "facts": whole("how many"),
+            "clusters": named_texts("how many of which kind, by CREATOR/NAME, or the id of a cluster without one"),
+        },
     ),
     EventKind(
         "journal.compacted", "info", "What was old in the journal was folded into checkpoints.",

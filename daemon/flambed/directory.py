@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flambed.cluster import Member
 from flambed.desired import Role
@@ -16,7 +16,9 @@ Identity = tuple[str, str]
 class Directory:
     """All clusters, by creator and name."""
 
-    def __init__(self) -> None:
+    def __init__(self, doubt: Callable[[], str | None] = lambda: None) -> None:
+        """Begin without any; `doubt` says why one may exist all the same that is not known (yet)."""
+        self._doubt = doubt
         self._members: dict[Identity, Member] = {}
 
     def __iter__(self) -> Iterator[Member]:
@@ -48,6 +50,8 @@ class Directory:
         known = [m for m in self if m.world.desired is not None]
         found = [m for m in known if (m.identity == (creator, name) if slash else m.identity[1] == ref)]
         if not found:
+            if (doubt := self._doubt()) is not None:
+                raise NotKnownError(f"no cluster {ref!r} is known: {doubt}")
             raise NotKnownError(f"there is no cluster {ref!r}; `flambectl list` shows those that there are")
         living = [m for m in found if m.world.phase != "gone"]
         if len(living) == 1:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from flambed.aws import AwsError
 from flambed.errors import Reason
@@ -20,9 +21,19 @@ CLOCK_SKEW = 60.0
 Check = dict[str, Any]
 
 
-async def examine(settings: Settings, regions: list[Region], state_dir: Path, daemon: str) -> list[Check]:
-    """Return every check, those of the service, whose id is `daemon`, first, then those of each region."""
-    found = [_state_folder(state_dir), _key_files(state_dir / "keys"), check("service id", True, daemon)]
+LEAST_BYTES: Final = 100_000_000
+LEAST_PERCENT: Final = 5.0
+"""Free space on the state folder's disk under which a person has to see to it."""
+
+
+async def examine(
+    settings: Settings, regions: list[Region], state_dir: Path, daemon: str, *, read_only: str | None = None
+) -> list[Check]:
+    """Return every check, those of the service, whose id is `daemon`, first, then those of each region.
+
+    `read_only` says why the service begins nothing, if that is so.
+    """
+    found = [_state_folder(state_dir, read_only), _key_files(state_dir / "keys"), check("service id", True, daemon)]
     for region in regions:
         found += await _region(settings, region)
     return found
@@ -33,13 +44,20 @@ def check(name: str, ok: bool | None, message: str, advice: str | None = None) -
     return {"check": name, "ok": ok, "message": message, "advice": advice if ok is not True else None}
 
 
-def _state_folder(path: Path) -> Check:
+def _state_folder(path: Path, read_only: str | None) -> Check:
+    disk = shutil.disk_usage(path)
+    percent = 100.0 * disk.free / disk.total if disk.total else 0.0
+    room = f"{disk.free / 1e6:,.0f} MB ({percent:.0f} %) of its disk are free"
+    if read_only is not None:
+        advice = f"{room}; it goes on by itself once the journal can be written: do not restart it before"
+        return check("state folder", False, read_only, advice)
     mode = stat.S_IMODE(path.stat().st_mode)
     mine = path.stat().st_uid == os.geteuid()
     ok = mine and not mode & 0o077
-    return check(
-        "state folder", ok, f"{path} has mode {mode:04o}", f"chmod 700 {path}, and have it belong to the service"
-    )
+    said = f"{path} has mode {mode:04o}, {room}"
+    if ok and (disk.free < LEAST_BYTES or percent < LEAST_PERCENT):
+        return check("state folder", None, said, "make room there: without any the service begins and ends nothing")
+    return check("state folder", ok, said, f"chmod 700 {path}, and have it belong to the service")
 
 
 def _key_files(folder: Path) -> Check:
@@ -59,6 +77,8 @@ async def _region(settings: Settings, region: Region) -> list[Check]:
             "give the service credentials as every AWS tool takes them: a profile, its environment, an instance role"
         )
         return [check(f"{name}: credentials", False, str(error), advice)]
+    if region.account_trouble is not None:
+        return [check(f"{name}: account", False, region.account_trouble)]
     found.append(check(f"{name}: credentials", True, f"account {account}"))
     found.append(await _call(f"{name}: EC2", "DescribeInstances", lambda: survey.instances(region, creator=None)))
     found.append(
@@ -91,12 +111,14 @@ async def _call(name: str, action: str, call: Callable[[], Awaitable[object]]) -
 
 def _changes(region: Region) -> dict[str, Callable[[], Awaitable[object]]]:
     """Return calls that would change something; with DryRun EC2 only says whether they are permitted."""
-    ec2, nobody = region.clients.ec2, "i-00000000000000000"
+    nobody = "i-00000000000000000"
     return {
         "CreateTags": lambda: region.call(
-            ec2.create_tags, DryRun=True, Resources=[nobody], Tags=[{"Key": "Name", "Value": "dry run"}]
+            region.clients.ec2.create_tags, DryRun=True, Resources=[nobody], Tags=[{"Key": "Name", "Value": "dry run"}]
         ),
-        "TerminateInstances": lambda: region.call(ec2.terminate_instances, DryRun=True, InstanceIds=[nobody]),
+        "TerminateInstances": lambda: region.call(
+            region.clients.ec2.terminate_instances, DryRun=True, InstanceIds=[nobody]
+        ),
     }
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from flambed.account import Account
 from flambed.aws import Aws, AwsError
 from flambed.clock import Clock
 from flambed.cluster import Member
@@ -20,9 +22,10 @@ from flambed.desired import Cluster
 from flambed.directory import Directory
 from flambed.hands import Bench
 from flambed.journal import Journal, JournalError
+from flambed.knownregions import KnownRegions
 from flambed.log import Log
 from flambed.observed.fold import fold
-from flambed.observed.lookout import Lookout
+from flambed.observed.lookout import SURE_AFTER, Lookout
 from flambed.observed.world import World
 from flambed.ownership import Known
 from flambed.plan import Rules
@@ -44,11 +47,21 @@ class Fleet:
     Attributes:
         directory: the clusters, by name.
         regions: those that are open, by name.
+        account: the AWS account that all regions are in.
         clock: the service's clock; from `start` on it is not behind what the journal tells.
     """
 
-    def __init__(self, *, aws: Aws, bench: Bench, journal: Journal, clock: Clock, log: Log) -> None:
-        self.directory = Directory()
+    def __init__(
+        self,
+        *,
+        aws: Aws,
+        bench: Bench,
+        journal: Journal,
+        clock: Clock,
+        log: Log,
+        known_regions: KnownRegions | None = None,
+    ) -> None:
+        self.directory = Directory(self.searching)
         self.regions: dict[str, Region] = {}
         self._aws = aws
         self._bench = bench
@@ -56,15 +69,21 @@ class Fleet:
         self.clock = clock
         self._log = log
         self._settings = bench.settings
+        self._known_regions = known_regions
+        self.account = Account(bench.memory, named=self._settings.aws_account, emit=log.emit)
         self.daemon = bench.daemon
         self.daemons = frozenset({bench.daemon, *bench.predecessors})
         self._locks: dict[Identity, asyncio.Lock] = {}
         self._ended: set[str] = set()  # ids of clusters that were forgotten: what EC2 shows of them still is no find
         self._untold: set[str] = set()  # ids of clusters that were found and cannot be looked after, as was told
         self._opening = asyncio.Lock()
+        self._unopened: set[str] = set()  # regions that were to be looked into at the start, and could not be
+        # The record of clusters that run was lost; a journal without this mark is the first one that there ever was.
+        self._anew = journal.new and MADE_ANEW in bench.memory
         self._run = secrets.token_hex(3)
         self._changed = asyncio.Event()
         journal.health.watch(self._journal_told)
+        journal.tell_lost = self._journal_lost
 
     async def start(self) -> None:
         """Read the journal back, and go on with every cluster where it was.
@@ -72,6 +91,7 @@ class Fleet:
         Raises:
             JournalError: the journal cannot be read.
             AwsError: a region cannot be opened.
+            FlambedError: the file of known regions cannot be read.
         """
         began = time.monotonic()
         worlds = {start.cluster: start.world for start in self._journal.checkpoints()}
@@ -93,7 +113,7 @@ class Fleet:
         for cluster_id, world in worlds.items():
             if world.desired is not None:
                 await self.take_on(world.desired.identity, cluster_id, world, await self.region(world.region))
-        for name in sorted({self.default_region, *self._settings.events.queues} - self.regions.keys()):
+        for name in sorted(self.looked_into - self.regions.keys()):
             await self._look_into(name)
 
     async def run(self) -> None:
@@ -127,12 +147,15 @@ class Fleet:
                     survey_interval=self._settings.survey.interval,
                     memory=self._bench.memory,
                     gpu_percent=self._settings.idle.gpu_percent,
-                    lookout=Lookout(self),
+                    lookout=Lookout(self, twice=self._anew),
                     known=self.owned,
                     grace=self._settings.gc.grace,
+                    aws=self._aws,
+                    account=self.account,
                 )
                 await region.start()
                 self.regions[name] = region
+                self._unopened.discard(name)
             return self.regions[name]
 
     async def region_of(self, wanted: Cluster) -> Region:
@@ -144,6 +167,21 @@ class Fleet:
         """The locally configured region, else us-east-1."""
         return self._aws.default_region
 
+    @property
+    def looked_into(self) -> frozenset[str]:
+        """The regions in which clusters may be, known or not; they are opened at the start."""
+        kept = self._known_regions.read() if self._known_regions is not None else ()
+        return frozenset(
+            {self.default_region, *self._settings.events.queues, *self._settings.regions, *kept, *self.regions}
+        )
+
+    def _keep_region(self, name: str) -> None:
+        try:
+            if self._known_regions is not None:
+                self._known_regions.keep(name)
+        except OSError as error:  # the next cluster there, or the next start, tries again
+            self._log.emit("region.not_kept", region=name, error=str(error))
+
     def _launch_from(self) -> float:
         """Return from when on something may be launched: a journal that was made anew knows nothing of the last minutes."""
         made_at = self._bench.memory.get(MADE_ANEW)
@@ -151,6 +189,7 @@ class Fleet:
 
     async def take_on(self, identity: tuple[str, str], cluster_id: str, world: World, region: Region) -> Member:
         """Look after a cluster from now on."""
+        self._keep_region(region.name)
         rules = replace(
             rules_of(self._settings, region.name, daemon=self._bench.daemon, run=self._run),
             launch_from=self._launch_from(),
@@ -177,6 +216,17 @@ class Fleet:
     def known(self) -> frozenset[str]:
         """The ids of the clusters that there is, or was, a record of."""
         return frozenset(member.cluster_id for member in self.directory) | self._ended
+
+    def searching(self) -> str | None:
+        """Say, of a service whose journal was lost, that clusters that run may not be known yet; None once they are."""
+        behind = {name for name, region in self.regions.items() if region.lookout and region.lookout.looks < SURE_AFTER}
+        names = sorted(behind | self._unopened)
+        if not self._anew or not names:
+            return None
+        return (
+            f"the journal is new, and {', '.join(names)} {'is' if len(names) == 1 else 'are'} still being looked at for "
+            "clusters whose record was lost: look again in half a minute"
+        )
 
     def owned(self) -> Known:
         """Return what belongs to a cluster that there is a record of: none of it is an orphan (see `ownership`)."""
@@ -222,6 +272,7 @@ class Fleet:
         try:
             await self.region(name)
         except AwsError as error:  # `doctor` tells more, and an `up` tries again
+            self._unopened.add(name)
             self._log.emit("region.survey_failed", region=name, code=error.code, message=error.message)
 
     def changes(self) -> asyncio.Event:
@@ -249,6 +300,18 @@ class Fleet:
             self._log.emit("journal.writable")
         for member in self.directory:
             member.notify()
+
+    def _journal_lost(self, lost: Mapping[str, Counter[str]]) -> None:
+        """Say what was not written down when the service ended."""
+        names = {member.cluster_id: "/".join(member.identity) for member in self.directory}
+        self._log.emit(
+            "journal.lost",
+            facts=sum(kinds.total() for kinds in lost.values()),
+            clusters={
+                names.get(cluster, cluster): ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+                for cluster, kinds in lost.items()
+            },
+        )
 
     async def _tidy(self) -> None:
         """Forget what has been gone for long enough, and have the journal compacted."""

@@ -150,7 +150,11 @@ class Hands:
                 user_data=desired.user_data,
                 timer=timer,
             )
-            digest = await asyncio.to_thread(keys.keep_user_data, self._cluster_id, text)
+            try:
+                digest = await asyncio.to_thread(keys.keep_user_data, self._cluster_id, text)
+            except OSError as error:
+                message = f"the state folder cannot be written ({error.strerror}): make room on its disk"
+                raise StepError(Reason.TRANSIENT, "StateFolder", message) from error
             specs.append(replace(spec, user_data=digest))
         return replace(fact, specs=tuple(specs))
 

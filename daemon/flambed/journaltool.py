@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,12 @@ def main(options: argparse.Namespace) -> int:
             problems: list[str] = []
             _say(check(reader, problems))
             return 1 if problems else 0
-        chosen = _chosen(reader, options.cluster)
+        names = _names(reader)
+        chosen = _chosen(reader, names, options.cluster)
         if options.tool == "export":
             return _say(export(reader, chosen))
-        return _say(line for cluster in chosen for line in replay.lines(reader, cluster, config, options.until))
+        stories = (replay.lines(reader, cluster, names[cluster], config, options.until) for cluster in chosen)
+        return _say(line for story in stories for line in story)
 
 
 def check(reader: Reader, problems: list[str]) -> Iterator[str]:
@@ -89,7 +91,8 @@ def check(reader: Reader, problems: list[str]) -> Iterator[str]:
     for kind, count in reader.unknown().items():
         yield f"note: {count} entries of the kind {kind}, which this version does not know, are kept and left out"
     yield from (f"problem: {problem}" for problem in dict.fromkeys(problems))
-    yield f"{len(set(problems))} problems" if problems else "all of it is in order"
+    count = len(set(problems))
+    yield f"{count} problem{'s' if count > 1 else ''}" if count else "all of it is in order"
 
 
 def export(reader: Reader, clusters: Iterable[str]) -> Iterator[str]:
@@ -107,13 +110,12 @@ def export(reader: Reader, clusters: Iterable[str]) -> Iterator[str]:
         yield json.dumps(head | rest, ensure_ascii=False)
 
 
-def _chosen(reader: Reader, ref: str | None) -> list[str]:
+def _chosen(reader: Reader, names: Mapping[str, str], ref: str | None) -> list[str]:
     """Return the ids of the clusters that a name means: it may have been used more than once.
 
     Raises:
-        JournalError: there is none, or something cannot be read.
+        JournalError: there is none.
     """
-    names = _names(reader)
     found = [one for one, name in names.items() if ref in (None, one, name, name.partition("/")[2])]
     if ref is not None and not found:
         known = ", ".join(sorted(set(names.values())))

@@ -122,7 +122,8 @@ class ClusterLoop:
         Raises:
             ClusterError: nobody looks after the cluster any more.
             ReadOnlyError: the journal cannot be written, so the fact was not taken.
-            JournalError: it was taken, and could not be written down; it is as soon as the journal can be written.
+            JournalError: it was taken, and could not be written down; it is as soon as the journal can be written, if the
+                service lives until then.
         """
         self._journal.health.check()
         if self._closed:
@@ -230,7 +231,10 @@ class ClusterLoop:
                 await self._journal.commit()
                 return
             except JournalError as error:
-                advice = f"{error.advice}; what was asked for is not lost, and is done once that is so"
+                advice = (
+                    f"{error.advice}; what was asked for is done once that is so, and lost if the service ends before: "
+                    "ask again then"
+                )
                 told = JournalError(error.path, error.what, advice)
                 # Those that came meanwhile would wait as long as the disk refuses.
                 for letter in (*letters, *self._letters):

@@ -8,14 +8,15 @@ waits a while for its cluster.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from flambed.aws import CALL_ERRORS, Answer, AwsError, Clients, as_aws_error
+from flambed.account import Account
+from flambed.aws import CALL_ERRORS, NO_CREDENTIALS, Answer, Aws, AwsError, Clients, as_aws_error
 from flambed.clock import Clock
 from flambed.errors import Reason
 from flambed.keeper import Keeper
@@ -74,6 +75,8 @@ class Region:
         lookout: Lookout | None = None,
         known: Callable[[], Known] | None = None,
         grace: float = 3600.0,
+        aws: Aws | None = None,
+        account: Account | None = None,
     ) -> None:
         """Prepare a region; nothing is called yet.
 
@@ -90,6 +93,8 @@ class Region:
             lookout: is shown what each survey shows; by default nobody is.
             known: tells what belongs to a cluster; by default nothing is looked at for being an orphan.
             grace: seconds of the clock that an orphan has to be old.
+            aws: makes clients anew for those that were made without credentials; by default they are kept.
+            account: the account that all calls must reach; by default it may be any.
         """
         self.name = name
         self.clients = clients
@@ -104,6 +109,9 @@ class Region:
         self.parameters: Shared[tuple[str, ...], Mapping[str, str]] = Shared()
         self.types: Shared[tuple[str, ...], Mapping[str, Any]] = Shared()
         self.offerings: Shared[str, tuple[str, ...]] = Shared()
+        self._aws = aws
+        self._account = account
+        self._under_way: Counter[Clients] = Counter()  # calls, by the clients that they began with
         self._accounts: Shared[str, str] = Shared(keep=float("inf"))
         self._offset = 0.0
         self._sinks: dict[Identity, Sink] = {}
@@ -177,13 +185,31 @@ class Region:
             AwsError: AWS refused, or was not reached. It may have done it all the same where the reason is TRANSIENT.
         """
         name = getattr(method, "__name__", str(method))
-        await self.pacer.pace(name, params, rank, whose, units)
+        clients = self.clients
+        self._under_way[clients] += 1
         try:
+            if self._account is not None and name != "get_caller_identity":
+                await self.account()
+                self._account.check(_action(name))
+            await self.pacer.pace(name, params, rank, whose, units)
             answer = await method(**params)
         except CALL_ERRORS as error:
-            raise self._refused(as_aws_error(error, _action(name)), name, params) from error
+            refused = self._refused(as_aws_error(error, _action(name)), name, params)
+            if refused.code == NO_CREDENTIALS and self._aws is not None:
+                self.clients = await self._aws.renewed(self.name, clients)
+            raise refused from error
+        finally:
+            await self._leave(clients)
         self._learn_offset(answer)
         return answer
+
+    async def _leave(self, clients: Clients) -> None:
+        """A call has ended: the last one of clients that were replaced closes them."""
+        self._under_way[clients] -= 1
+        if not self._under_way[clients]:
+            del self._under_way[clients]
+            if clients is not self.clients and self._aws is not None:
+                await self._aws.discard(clients)
 
     def _refused(self, error: AwsError, name: str, params: Mapping[str, Any]) -> AwsError:
         if error.reason is Reason.THROTTLED:
@@ -199,6 +225,11 @@ class Region:
                 message=error.message,
             )
         return error
+
+    @property
+    def account_trouble(self) -> str | None:
+        """What is wrong with the account that the credentials belong to, where it is another one than it should be."""
+        return self._account.trouble if self._account is not None else None
 
     @property
     def others(self) -> tuple[Other, ...]:
@@ -226,7 +257,7 @@ class Region:
             self._offset = ahead if abs(ahead) > 2.0 else 0.0
 
     async def account(self) -> str:
-        """Return the number of the account that the credentials belong to.
+        """Return the number of the account that the credentials belong to; AWS is asked once for all regions.
 
         Raises:
             AwsError: they are not accepted, or AWS is not reached.
@@ -235,7 +266,9 @@ class Region:
         async def fetch() -> str:
             return str((await self.call(self.clients.sts.get_caller_identity))["Account"])
 
-        return await self._accounts.get("account", fetch)
+        if self._account is None:
+            return await self._accounts.get("account", fetch)
+        return self._account.number or self._account.learn(await self._accounts.get("account", fetch))
 
     # --- facts ---------------------------------------------------------------------------------------------------
 

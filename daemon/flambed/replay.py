@@ -35,13 +35,16 @@ _NAMED: Final = 5
 """Subjects of actions of one kind that are named one by one."""
 
 
-def lines(reader: Reader, cluster: str, config: Settings, until: int | None) -> Iterator[str]:
-    """Yield the story of one cluster, up to the fact of a number.
+def lines(reader: Reader, cluster: str, name: str, config: Settings, until: int | None) -> Iterator[str]:
+    """Yield the story of one cluster, up to the fact of a number; `name` is CREATOR/NAME, or its id where nobody knows.
 
     Raises:
         JournalError: something cannot be read or folded.
     """
-    yield f"cluster {cluster}"
+    yield f"cluster {name} ({cluster})" if name != cluster else f"cluster {cluster}"
+    if until is not None and (first := reader.first(cluster)) > until:
+        yield f"  nothing is known of it before #{first}"
+        return
     for line in reader.audit(cluster, upto=until):
         yield _line(line, _words(line.told))
     world = World()

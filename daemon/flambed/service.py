@@ -23,7 +23,8 @@ from flambed.directory import host_of
 from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, NotKnownError, Problem
 from flambed.fleet import Fleet
 from flambed.hands import Bench
-from flambed.journal import Journal
+from flambed.journal import Journal, unwritable
+from flambed.keys import HostKey
 from flambed.observed import facts, survey
 from flambed.observed.fold import fold
 from flambed.observed.instance import Stage
@@ -205,28 +206,29 @@ class Service:
             yield {"kind": None, "id": name, "region": None, "outcome": "refused", "reason": reason}
 
     async def _regions(self) -> list[Region]:
-        names = {self._fleet.default_region, *self._fleet.regions, *self._settings.events.queues}
-        return [await self._fleet.region(name) for name in sorted(names)]
+        return [await self._fleet.region(name) for name in sorted(self._fleet.looked_into)]
 
     async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         """Check everything that the service needs."""
         if not any(self._access.may_act(caller, m.world.owner) for m in self._directory):
             self._access.check_admin(caller, "have the service examined")
         folder, daemon = self._journal.path.parent, self._bench.daemon
-        return await doctor.examine(self._settings, await self._regions(), folder, daemon)
+        why = self._journal.health.read_only
+        return await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why)
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""
         read_only = self._journal.health.read_only
         regions = self._fleet.regions
         shared = [r.inbox.shared for r in regions.values() if r.inbox is not None and r.inbox.shared is not None]
-        wrong = [message for message in (read_only, *shared) if message is not None]
+        wrong = [message for message in (read_only, self._fleet.account.trouble, *shared) if message is not None]
         return {
             "ok": not wrong,
             "version": __version__,
             "clusters": len(self._directory),
             "regions": sorted(regions),
             "read_only": read_only is not None,
+            "searching": self._fleet.searching(),
             "others": [
                 {"region": name, "daemon": other.daemon, "instances": other.instances, "clusters": list(other.clusters)}
                 for name, region in sorted(regions.items())
@@ -253,10 +255,9 @@ class Service:
             cluster_id = member.cluster_id if member else lost.cluster_id if lost else secrets.token_hex(8)
             owner = lost.owner if lost and lost.owner != NOBODY else caller.uid
             self._admission.check_key(cluster_id, key)
-            if key is not None:
-                await asyncio.to_thread(self._bench.keys.keep_login_key, cluster_id, key)
-            known_key = await asyncio.to_thread(self._bench.keys.kept_host_key, cluster_id)
-            pair = await asyncio.to_thread(self._bench.keys.host_key, cluster_id)
+            known_key, pair = await asyncio.to_thread(
+                self._keep_keys, cluster_id, key, fresh=member is None and lost is None
+            )
             if past is not None:
                 await self._fleet.forget(past)
             if member is None:
@@ -272,6 +273,22 @@ class Service:
             )
             await asyncio.gather(member.loop.take(asked), member.loop.take(look))
             return self._status(member)
+
+    def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, HostKey]:
+        """Keep the keys of an `up`; return the public host key that was kept before, and the pair that is now.
+
+        Raises:
+            ReadOnlyError: the disk refuses; nothing of a fresh cluster's is left.
+        """
+        keys = self._bench.keys
+        try:
+            if key is not None:
+                keys.keep_login_key(cluster_id, key)
+            return keys.kept_host_key(cluster_id), keys.host_key(cluster_id)
+        except OSError as error:
+            if fresh:
+                keys.forget(cluster_id)
+            raise unwritable(self._journal.path.parent, error) from error
 
     async def plan(
         self, caller: Caller, document: str, *, ref: str, overrides: Sequence[str], shrink: bool

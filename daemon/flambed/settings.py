@@ -57,6 +57,12 @@ def _owner(text: str) -> str:
     return text
 
 
+def _account(text: str) -> str:
+    if not (text.isascii() and text.isdigit() and len(text) == 12):
+        raise fields.refuse("account", f"{shown(text)} is no AWS account: write its 12 digits")
+    return text
+
+
 def _some(owners: tuple[str, ...]) -> tuple[str, ...]:
     if not owners:
         raise fields.refuse("owner", "no owner means no image: name one, or leave the setting out")
@@ -74,6 +80,7 @@ AbsolutePath = Annotated[
 ]
 Owner = Annotated[str, AfterValidator(_owner), WithJsonSchema({"type": ["string", "integer"]})]
 
+AccountNumber = Annotated[str, AfterValidator(_account), WithJsonSchema({"type": ["string", "integer"]})]
 DaemonId = Annotated[str, AfterValidator(_daemon_id), WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{16}$"})]
 
 
@@ -174,6 +181,16 @@ class Settings(_Section):
     creators: dict[str, Annotated[tuple[fields.Creator, ...], Field(strict=False)]] = Field(
         default_factory=dict,
         description="Which creators a user may use, by user name; a creator not named here belongs to the first who uses it.",
+    )
+    aws_account: Annotated[AccountNumber, Field(strict=False)] | None = Field(
+        default=None,
+        description="The AWS account to work in. Without it: the first one that the service has worked in. For the day on "
+        "which it moves to another.",
+    )
+    regions: Annotated[tuple[fields.Region, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Regions to look for clusters in, beside the default one, those with a queue and those in which this "
+        "service has had clusters. For the day on which a state folder was lost.",
     )
     predecessors: Annotated[tuple[DaemonId, ...], Field(strict=False)] = Field(
         default=(),
@@ -307,6 +324,9 @@ def _ids_as_written(document: Document) -> None:
     """Let ids be written without quotes: they are text, of which a leading 0 is a part, and no 12e4 is a number."""
     images = document.value.get("images")
     owners = images.get("owners") if isinstance(images, dict) else None
+    account = document.value.get("aws_account")
+    if isinstance(account, int | float) and not isinstance(account, bool):
+        document.value["aws_account"] = document.written.get(("aws_account",), str(account))
     for ids, path in ((owners, ("images", "owners")), (document.value.get("predecessors"), ("predecessors",))):
         if isinstance(ids, list):
             for index, one in enumerate(ids):

@@ -104,12 +104,14 @@ def why(
         "stage": instance.stage.value,
         "summary": _words(draft, instance, policy.minutes, live, end),
         "terminates_at": rfc3339(end),
-        "signals": [*_signals(instance, policy), *seen, *_live(live)],
+        "signals": [*_signals(instance, policy, recovered=world.recovered), *seen, *_live(live)],
         "story": [{"stage": stage.value, "at": rfc3339(at)} for at, stage in instance.story],
     }
 
 
-def _signals(instance: Instance, policy: IdlePolicy) -> list[dict[str, Any]]:
+def _signals(instance: Instance, policy: IdlePolicy, *, recovered: bool) -> list[dict[str, Any]]:
+    if recovered:  # what stands as its timeout is nobody's wish
+        return [{"signal": "timeout", "value": "not known: the record of its cluster was lost", "at": None}]
     timeout = "never ends by itself" if policy.minutes is None else f"{policy.minutes} idle minutes"
     found: list[dict[str, Any]] = [{"signal": "timeout", "value": timeout, "at": None}]
     if policy.minutes is None:
@@ -181,7 +183,7 @@ def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
         "stage": instance.stage.value,
         "public_host": instance.public_host,
         "private_host": instance.private_host,
-        "protected": alarm or timer or (policy.minutes is None and not draft.world.recovered),
+        "protected": alarm or timer or (None if draft.world.recovered else policy.minutes is None),
         "protection": {"alarm": alarm, "timer": timer},
         "terminates_at": rfc3339(ends_at(draft, instance)),
         "reason": reason_of(draft, instance),

@@ -144,8 +144,9 @@ def test_two_orchestrators_of_one_name_are_an_error_that_names_both(flambe: Flam
     assert ended.code == 1, ended
     for instance in ids:
         assert instance in ended.stderr
-    calls = [c["action"] for c in flambe.lab.calls(begun) if c["service"] != "sqs"]
-    assert [action for action in calls if not action.startswith(READS)] == []
+    # The cluster before may still be armed meanwhile: a launch, and what is about these two, is looked for.
+    calls = [c for c in flambe.lab.calls(begun) if any(i in str(c["params"]) for i in ids) or "Run" in c["action"]]
+    assert [c["action"] for c in calls if not c["action"].startswith(READS)] == []
 
 
 @pytest.mark.seed("S19", "S30")

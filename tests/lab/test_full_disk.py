@@ -17,16 +17,16 @@ import pytest
 
 from flambed.journal import Reader
 from tests.lab.labproc import LabProcess
-from tests.lab.serviceproc import Service, start_service
+from tests.lab.serviceproc import CREATOR, Service, start_service
 
 Small = tuple[Service, Callable[[Service], AbstractContextManager[None]]]
 
 
 @contextmanager
 def _limited(service: Service) -> Iterator[None]:
-    """No file of the service can grow: every write of the journal fails, as on a full disk."""
+    """No file of the service can grow: every write of the journal or of a key fails, as on a full disk."""
     before = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (1024, before[1]))
+    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (384, before[1]))
     try:
         yield
     finally:
@@ -84,7 +84,7 @@ def test_on_a_full_disk_the_service_is_read_only_and_recovers_by_itself(
     with filling(service):
         first = service.ctl("hold", "c", "--for", "1h", "--why", "it is full")
         assert first.code == 3, first
-        assert "what was asked for is not lost, and is done once that is so" in first.stderr
+        assert "what was asked for is done once that is so, and lost if the service ends before" in first.stderr
         service.until_logged("journal.read_only")
         began = time.monotonic()
         for words in (
@@ -98,6 +98,9 @@ def test_on_a_full_disk_the_service_is_read_only_and_recovers_by_itself(
             if refused.code == 3:
                 assert "until then the service is read-only" in refused.stderr
         assert time.monotonic() - began < 20, "they are answered at once"
+        checks = {check["check"]: check for check in service.ctl("doctor", "--json").document}
+        assert checks["state folder"]["ok"] is False
+        assert "until then the service is read-only" in checks["state folder"]["message"]
         shown = service.ctl("list")
         assert shown.code == 0
         assert shown.stdout.startswith("warning: the journal ")
@@ -121,13 +124,30 @@ def test_on_a_full_disk_the_service_is_read_only_and_recovers_by_itself(
     assert seqs == list(range(1, len(seqs) + 1)), "nothing was left out"
 
 
+def test_an_up_that_is_the_first_to_meet_a_full_disk_is_refused_as_the_others_are(small: Small) -> None:
+    """Its keys cannot be kept: exit code 3 with what to do, no bug, and nothing of it is left on the disk."""
+    service, filling = small
+    file = service.file(factories_num=1)
+    keys = state(service) / "keys"
+    with filling(service):
+        refused = service.ctl("up", file)
+        assert refused.code == 3, refused
+        assert f"the state folder {state(service)} cannot be written (" in refused.stderr
+        assert "make room on its disk" in refused.stderr
+        assert not keys.exists() or list(keys.iterdir()) == []
+    assert service.log("control.request_failed") == []
+    service.up(file)
+    service.down()
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_service_that_ends_on_a_full_disk_says_what_it_could_not_write(small: Small, end: signal.Signals) -> None:
     """It does not hang; and the next one finds the cluster as it was written down last."""
     service, filling = small
     service.up(service.file(factories_num=1))
     with filling(service):
-        assert service.ctl("hold", "c", "--for", "1h", "--why", "lost").code == 3
+        asked = service.ctl("hold", "c", "--for", "1h", "--why", "lost")
+        assert asked.code == 3
         code = service._end(end)
     said = service._said.read_text()
     if end is signal.SIGTERM:
@@ -135,6 +155,10 @@ def test_a_service_that_ends_on_a_full_disk_says_what_it_could_not_write(small: 
         assert said.startswith("flambed: the journal ")
         assert "cannot be written" in said
         assert "Traceback" not in said
+        [lost] = service.log("journal.lost")
+        assert lost["clusters"].keys() == {f"{CREATOR}/c"}
+        taken = "lost if the service ends before" in asked.stderr  # not, where the service had noticed by itself
+        assert ("1 HoldPlaced" in lost["clusters"][f"{CREATOR}/c"]) is taken
     service._said.write_text("")
     service.start()
     status = service.status()
@@ -148,5 +172,8 @@ def state(service: Service) -> Path:
 
 
 def changes(service: Service) -> dict[str, int]:
-    """How many calls there were to AWS that launch or end anything."""
-    return {action: len(service.lab.calls(action=action)) for action in ("RunInstances", "TerminateInstances")}
+    """How many calls there were to AWS that launch or end anything: those of `doctor` only ask whether they may."""
+    return {
+        action: sum("DryRun" not in call["params"] for call in service.lab.calls(action=action))
+        for action in ("RunInstances", "TerminateInstances")
+    }

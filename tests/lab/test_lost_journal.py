@@ -13,6 +13,7 @@ from tests.lab.labproc import LabProcess
 from tests.lab.serviceproc import CREATOR, Service, start_service
 
 FOUND = "its record was lost"
+SEARCHING = "still being looked at for clusters whose record was lost"
 
 
 @pytest.fixture
@@ -135,6 +136,10 @@ def test_up_right_after_the_start_finds_it_by_itself(lab: LabProcess, tmp_path: 
         service.stop()
         lose_journal(service)
         service.start()
+        for words, code in (("list",), 0), (("status", "c"), 5):
+            shown = service.ctl(*words)
+            assert (shown.code, SEARCHING in shown.stdout + shown.stderr) == (code, True), shown
+        assert SEARCHING in service.api("GET", "/v1/health").document["searching"]
         plan = service.ctl("plan", file, "--json").document
         assert (set(plan["launch"].values()), plan["adopt"]) == ({0}, [])
         after = service.up(file)

@@ -20,7 +20,12 @@ def test_without_a_queue_a_cluster_comes_up_and_goes_by_spaced_looks(lab: LabPro
         calls = lab.calls(before)
     assert "ReceiveMessage" not in {call["action"] for call in calls}
     launched = [call["time"] for call in calls if call["action"] == "RunInstances"]
-    looks = [c["time"] for c in calls if c["action"] == "DescribeInstances" and c["time"] > max(launched)]
+    asked = [
+        c for c in calls if c["action"] in ("DescribeInstances", "TerminateInstances") and c["time"] > max(launched)
+    ]
+    ending = next(n for n, c in enumerate(asked) if c["action"] == "TerminateInstances")
+    assert asked.pop(ending - 1)["action"] == "DescribeInstances", "what is about to end is looked at, whenever that is"
+    looks = [c["time"] for c in asked if c["action"] == "DescribeInstances"]
     assert looks, "somebody has to have looked"
     assert min((later - look for look, later in pairwise(looks)), default=1.0) > 0.9, looks
     assert len(looks) <= 12, looks

@@ -66,6 +66,7 @@ class MemoryJournal(Journal):
         latency: Callable[[], float],
     ) -> None:
         self.path = PATH
+        self.new = False
         self.commits = 0
         self.daemon_id = "d1"
         self.unknown: Counter[str] = Counter()

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flambed.actions import Judge
 from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed.facts import Key
@@ -131,7 +132,8 @@ class Watch:
         at = self.cloud.now
         identity = world.desired.identity if world.desired is not None else ("", "")
         self.decisions += 1
-        self.actions[identity] += len(decision.actions)
+        # A host whose alarm does not act is examined now and then for as long as it lives: that is no decision yet.
+        self.actions[identity] += sum(not isinstance(action, Judge) for action in decision.actions)
         if decision.actions:
             names = ", ".join(f"{type(a).__name__} {' '.join(k.subject for k in a.keys)}" for a in decision.actions)
             self._tell.note("decide", lambda: names)
@@ -174,10 +176,15 @@ class Watch:
             doubtful = machine.adoptable and bool(world.strangers)
             safe = machine.state != "running" or not timed or doubtful or machine.id in self.cloud.watch.alarms
             self._count(self._unprotected, machine, passed, safe, UNPROTECTED_FOR, "runs without its alarm")
-        # A launch that is rolled back leaves what existed before.
+        # A launch that is rolled back leaves what existed before, and nothing is touched while strangers are in the way.
         orphans = [m for m in alive if m.role == Role.FACTORY and not m.protected and not m.adoptable]
         ended_by = self._orchestrator_ended_by.get(person.identity)
-        left = orphans and all(m.role == Role.FACTORY for m in alive) and ended_by in ("service", "alarm")
+        left = (
+            orphans
+            and not world.strangers
+            and all(m.role == Role.FACTORY for m in alive)
+            and ended_by in ("service", "alarm")
+        )
         orphaned = self._orphaned[person.identity] + passed if left else 0
         self._orphaned[person.identity] = orphaned  # type: ignore[assignment] # seconds
         if orphaned > ORPHANED_FOR:

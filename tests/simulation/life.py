@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import secrets
 from collections.abc import Callable, Iterator
@@ -217,7 +218,11 @@ class _Life:
     def _decided(self, person: Person) -> tuple[int, int, list[str]]:
         """Return how often a cluster's machines moved, how many actions it began, and what facts that led to."""
         cluster_id = person.world.cluster_id if person.world is not None else ""
-        facts = [row[3] for row in self.disk.rows if row[1] == cluster_id and row[3] in DECISIONS]
+        facts = [
+            row[3]
+            for row in self.disk.rows
+            if row[1] == cluster_id and row[3] in DECISIONS and not _only_examines(row[3], row[4])
+        ]
         return self.watch.moves[person.identity], self.watch.actions[person.identity], facts
 
     def _may_be_quiet(self, person: Person) -> bool:
@@ -328,6 +333,11 @@ class _Life:
             machine = self.cloud.launch("before", tags, kind="g5.xlarge" if number else "t3.large", ours=False)
             machine.adoptable = True
             machine.shown_from = machine.tags_from = self.timeline.now  # they are old
+
+
+def _only_examines(kind: str, text: str) -> bool:
+    """Whether a fact says that hosts whose alarms did not act are being examined, and nothing else."""
+    return kind == "ActionsBegan" and {began["kind"] for began in json.loads(text)["keys"]} == {"judge"}
 
 
 def clear_weather(calm_at: float = 600.0) -> Weather:

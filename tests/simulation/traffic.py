@@ -24,6 +24,7 @@ UNREACHED = frozenset({"Unavailable", "EndpointConnectionError"})
 CALLS = {
     "launch": "run_instances",
     "terminate": "terminate_instances",
+    "judge": "describe_instances",
     "start": "start_instances",
     "tag": "create_tags",
     "find": "describe_instances",

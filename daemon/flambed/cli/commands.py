@@ -129,12 +129,14 @@ def down(args: argparse.Namespace, console: Console) -> int:
 
 def list_(args: argparse.Namespace, console: Console) -> int:
     """Show one line a cluster."""
-    found = _client(args).get("/v1/clusters")
+    client = _client(args)
+    found = client.get("/v1/clusters")
     if args.names and not console.as_json:
         names = [one["name"] for one in found]
         console.lines([one["name"] if names.count(one["name"]) == 1 else show.reference(one) for one in found])
     else:
-        _print(found, console, show.clusters(found, console))
+        searching = client.get("/v1/health").get("searching")
+        _print(found, console, [*show.warnings([searching]), *show.clusters(found, console)])
     return Exit.DONE
 
 
@@ -223,7 +225,8 @@ def gc(args: argparse.Namespace, console: Console) -> int:
     ripe = [one["id"] for one in found if one["removable"]]
     if args.plan or not ripe:
         return Exit.DONE
-    _confirm(args, console, f"Remove {leftovers.count([one for one in found if one['removable']])}?", ())
+    question = f"Remove {leftovers.count([one for one in found if one['removable']])}?"
+    _confirm(args, console, question, (), "removed")
     refused = False
     try:
         for told in client.stream("/v1/orphans/remove", body=json.dumps({"ids": ripe}).encode()):
@@ -322,16 +325,18 @@ def _names(client: Client, path: str) -> dict[str, str]:
         return {}
 
 
-def _confirm(args: argparse.Namespace, console: Console, question: str, names: tuple[str, ...]) -> None:
-    """Ask a person; without one, --yes is needed."""
+def _confirm(
+    args: argparse.Namespace, console: Console, question: str, names: tuple[str, ...], done: str = "terminated"
+) -> None:
+    """Ask a person whether that shall be done; without one, --yes is needed."""
     if args.yes:
         return
     if not sys.stdin.isatty():
-        raise FailureError(Exit.USAGE, "nobody can be asked here, as stdin is no terminal: give --yes to terminate")
+        raise FailureError(Exit.USAGE, "nobody can be asked here, as stdin is no terminal: give --yes to have it done")
     console.ask(f"{question} Type {'its name or ' if names else ''}y: ")
     answer = sys.stdin.readline().strip()
     if answer not in {"y", "Y", "yes", *names}:
-        raise FailureError(Exit.INTERRUPTED, "nothing was terminated")
+        raise FailureError(Exit.INTERRUPTED, f"nothing was {done}")
 
 
 def _await_end(client: Client, cluster: Mapping[str, Any], console: Console) -> None:

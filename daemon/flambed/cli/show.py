@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -82,7 +82,12 @@ def clusters(found: Sequence[Document], console: Console) -> list[str]:
 
 def read_only(found: Sequence[Document]) -> list[str]:
     """Return a warning where the service says that it begins nothing."""
-    return [f"warning: {printable(why)}" for why in {one.get("read_only") for one in found} if why]
+    return warnings({one.get("read_only") for one in found})
+
+
+def warnings(texts: Iterable[str | None]) -> list[str]:
+    """Return a line for each text that there is."""
+    return [f"warning: {printable(text)}" for text in texts if text]
 
 
 def status(cluster: Document, console: Console, now: datetime | None = None) -> list[str]:
@@ -227,6 +232,8 @@ def _stage(instance: Document) -> str:
 
 def _protection(instance: Document) -> str:
     kinds = [kind for kind, stands in (instance.get("protection") or {}).items() if stands]
+    if instance["protected"] is None:
+        return "?"
     return ("+".join(kinds) or "yes") if instance["protected"] else "no"
 
 

@@ -63,7 +63,9 @@ _INSTANCE: Final[Schema] = {
     "public_host": TEXT_OR_NULL,
     "private_host": TEXT_OR_NULL,
     "protected": {
-        "description": "An armed alarm, a timer seen running, or a timeout of -1 stands for it.", **YES_NO
+        "description": "An armed alarm, a timer seen running, or a timeout of -1 stands for it. null where that is not "
+        "known, as of a cluster whose record was lost.",
+        "type": ["boolean", "null"],
     },
     "protection": record({"alarm": YES_NO, "timer": YES_NO}),
     "terminates_at": {
@@ -213,7 +215,18 @@ SCHEMAS: Final[dict[str, Schema]] = {
         description="One thing that the service needs, and how it is.",
     ),
     "Health": {
-        **record({"ok": YES_NO, "version": TEXT}, "version", description="How the service itself is."),
+        **record(
+            {
+                "ok": YES_NO,
+                "version": TEXT,
+                "searching": {
+                    "description": "Why clusters that run may not be known yet: the journal was lost. null once they are.",
+                    **TEXT_OR_NULL,
+                },
+            },
+            "version", "searching",
+            description="How the service itself is.",
+        ),
         "additionalProperties": True,
     },
     "Error": record(

@@ -7,7 +7,7 @@ what of it may be shown.
 
 from flambed.journal.compaction import AUDIT, folded
 from flambed.journal.file import JournalError
-from flambed.journal.health import Health, ReadOnlyError
+from flambed.journal.health import Health, ReadOnlyError, unwritable
 from flambed.journal.journal import Journal, Memory
 from flambed.journal.reader import Reader
 from flambed.journal.records import AuditLine, Checkpoint, Entry, Page
@@ -27,4 +27,5 @@ __all__ = [
     "Reader",
     "folded",
     "redacted",
+    "unwritable",
 ]

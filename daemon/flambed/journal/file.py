@@ -118,13 +118,16 @@ def examine_file(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         JournalError: there is none, or it is none that this version can use; see `open_file`.
     """
+    if path.is_dir():
+        raise JournalError(path, "is a folder", f"name the file in it, such as {path / 'journal.sqlite'}")
     if not path.is_file():
         raise JournalError(path, "is not there", "name the file, or the service's --state-dir or --config")
     with told(path, "cannot be read"), ExitStack() as resources:
         connection = resources.enter_context(closing(_reader(path)))
         version = _check(path, connection)
         if version == 0:
-            raise JournalError(path, "is empty", "name another file, or restore this one from a backup")
+            what = "is empty, or was copied from a running service without its -wal"
+            raise JournalError(path, what, "name another file, or copy it with sqlite3's .backup")
         if version < len(MIGRATIONS):
             copy = resources.enter_context(closing(sqlite3.connect(":memory:", isolation_level=None)))
             connection.backup(copy)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 from flambed.errors import FlambedError
@@ -14,7 +16,14 @@ RETRY: Final = 2.0
 
 
 class ReadOnlyError(FlambedError):
-    """The journal cannot be written for now, so that nothing may be begun."""
+    """The journal, or a key beside it, cannot be written for now, so that nothing may be begun."""
+
+
+def unwritable(folder: Path, error: OSError) -> ReadOnlyError:
+    """Return what is to be told of a state folder that refuses a file."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "make room on its disk" if full else "see to its disk, its folder and their permissions"
+    return ReadOnlyError(f"the state folder {folder} cannot be written ({error.strerror}): {advice}; nothing was begun")
 
 
 class Health:

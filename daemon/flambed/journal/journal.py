@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -40,8 +41,15 @@ T = TypeVar("T")
 _INSERT: Final = "INSERT INTO entry (seq, cluster, at, cause, kind, fact) VALUES (?, ?, ?, ?, ?, ?)"
 _CLAIM: Final = "INSERT INTO creator (name, uid) VALUES (?, ?)"
 
-_Write = Callable[[sqlite3.Connection], object]
-"""Something that is yet to be written."""
+_Work = Callable[[sqlite3.Connection], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """Something that is yet to be written; of a fact also its cluster and kind."""
+
+    work: _Work
+    fact: tuple[str, str] | None = None
 
 
 class Memory(MutableMapping[str, str]):
@@ -78,11 +86,13 @@ class Journal:
         commits: how many groups were written since it was opened.
         memory: what is to be known after a restart and is no fact.
         unknown: how many entries of which kinds this version does not know; they are kept, and left out when reading.
+        tell_lost: is called at the end with the facts that could not be written, counted by cluster id and kind.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, resources: ExitStack) -> None:
         self.path = path
         self.new = False
+        self.tell_lost: Callable[[Mapping[str, Counter[str]]], None] = lambda _lost: None
         self.health = Health(self.commit)
         self.commits = 0
         self._connection = connection
@@ -136,6 +146,9 @@ class Journal:
         await self.health.close()
         try:
             await self.commit()
+        except JournalError:
+            self.tell_lost(self._unwritten())
+            raise
         finally:
             self._writer.shutdown()
             self._resources.close()
@@ -146,7 +159,7 @@ class Journal:
         for fact in facts:
             kind, text = encode(fact)
             self._seq += 1
-            self._put(_INSERT, self._seq, cluster, fact.at, cause, kind, text)
+            self._put(_INSERT, self._seq, cluster, fact.at, cause, kind, text, fact=(cluster, kind))
             entries.append(Entry(self._seq, cluster, cause, fact))
         return tuple(entries)
 
@@ -249,12 +262,18 @@ class Journal:
         with read_file(self.path) as connection:
             return compaction.due(connection, now)
 
-    def _put(self, statement: str, *values: object) -> None:
-        self._later(lambda connection: connection.execute(statement, values))
+    def _put(self, statement: str, *values: object, fact: tuple[str, str] | None = None) -> None:
+        self._later(lambda connection: connection.execute(statement, values), fact)
 
-    def _later(self, write: _Write) -> None:
-        self._pending.append(write)
+    def _later(self, work: _Work, fact: tuple[str, str] | None = None) -> None:
+        self._pending.append(_Write(work, fact))
         self._appended += 1
+
+    def _unwritten(self) -> dict[str, Counter[str]]:
+        found: dict[str, Counter[str]] = {}
+        for cluster, kind in (write.fact for write in self._pending if write.fact is not None):
+            found.setdefault(cluster, Counter())[kind] += 1
+        return found
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do something in a transaction of its own, where the journal is written."""
@@ -273,7 +292,7 @@ class Journal:
         # the next try, which begins at the same place with the same rows: it can be read once, or not at all.
         def write(connection: sqlite3.Connection) -> int:
             for one in group:
-                one(connection)
+                one.work(connection)
             return len(group)
 
         return self._transact(write)

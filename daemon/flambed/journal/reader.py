@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from flambed.journal.file import examine_file
 from flambed.journal.records import (
@@ -17,6 +18,8 @@ from flambed.journal.records import (
     read_checkpoints,
     read_entries,
 )
+
+_TABLES: Final = ("audit", "checkpoint", "entry")
 
 
 class Reader:
@@ -49,9 +52,15 @@ class Reader:
 
     def clusters(self) -> list[str]:
         """Return the ids of all clusters that it knows something of, the oldest first."""
-        tables = " UNION ALL ".join(f"SELECT seq, cluster FROM {name}" for name in ("audit", "checkpoint", "entry"))  # noqa: S608 - constants
+        tables = " UNION ALL ".join(f"SELECT seq, cluster FROM {name}" for name in _TABLES)  # noqa: S608 - constants
         query = f"SELECT cluster FROM ({tables}) GROUP BY cluster ORDER BY min(seq)"  # noqa: S608 - constants
         return [cluster for (cluster,) in self._connection.execute(query)]
+
+    def first(self, cluster: str) -> int:
+        """Return the number of the first thing that it knows of a cluster (of `clusters`)."""
+        tables = " UNION ALL ".join(f"SELECT min(seq) AS seq FROM {name} WHERE cluster = :cluster" for name in _TABLES)  # noqa: S608 - constants
+        [(seq,)] = self._connection.execute(f"SELECT min(seq) FROM ({tables})", {"cluster": cluster})  # noqa: S608 - constants
+        return int(seq)
 
     def unknown(self) -> dict[str, int]:
         """Return how many entries there are of each kind that this version does not know."""

@@ -155,6 +155,6 @@ def _unreadable(path: Path, what: str) -> JournalError:
 def _wrong(error: ValidationError) -> str:
     # Without the values: a cluster's user data is none of a log's business.
     return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
         for problem in error.errors(include_input=False, include_url=False)
     )

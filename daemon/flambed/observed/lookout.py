@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 CONFIRM_AFTER: Final = 15.0
 """Real seconds until the next survey where something has to be seen again."""
 
+SURE_AFTER: Final = 2
+"""Surveys after which all that was lost is found: what one shows may be gone, and the look behind."""
+
 
 class Custodian(Protocol):
     """Who looks after the clusters; see `fleet`."""
@@ -41,14 +44,18 @@ class Lookout:
     """One region's; it is shown every survey.
 
     Attributes:
+        looks: how many surveys it was shown.
         others: the other services whose instances the last survey showed, by id.
         unsure: whether something has to be seen again: what one look shows may be gone, and the look behind.
     """
 
-    def __init__(self, custodian: Custodian) -> None:
+    def __init__(self, custodian: Custodian, *, twice: bool = False) -> None:
+        """Prepare; with `twice` a second survey comes soon whatever the first one shows."""
         self._custodian = custodian
+        self._twice = twice
         self._lost: frozenset[str] = frozenset()  # ids of clusters that the last survey showed without a record
         self._told: set[str] = set()
+        self.looks = 0
         self.unsure = False
         self.others: tuple[Other, ...] = ()
 
@@ -74,7 +81,8 @@ class Lookout:
                 )
         found = recovery.lost(seen, daemons=self._custodian.daemons, known=self._custodian.known)
         before, self._lost = self._lost, frozenset(lost.cluster_id for lost in found)
-        self.unsure = bool(self._lost - before)
+        self.unsure = bool(self._lost - before) or (self._twice and self.looks + 1 < SURE_AFTER)
         for lost in found:
             if lost.cluster_id in before:
                 await self._custodian.take_over(region, lost, described, began)
+        self.looks += 1

@@ -90,13 +90,13 @@ class QueueMark:
             return  # it is taken for what it is: a mark that nobody renews
 
     async def _renew(self) -> None:
-        sqs, now = self._region.clients.sqs, self._region.clock.now()
-        tags = (await self._region.call(sqs.list_queue_tags, QueueUrl=self._queue)).get("Tags", {})
+        now = self._region.clock.now()
+        tags = (await self._region.call(self._region.clients.sqs.list_queue_tags, QueueUrl=self._queue)).get("Tags", {})
         found = Mark.parse(tags.get(TAG, ""))
         if self._ours is not None:
             self._judge(found, now)
         mark = Mark(daemon=self._daemon, run=self._run, host=self._host, at=int(now))
-        await self._region.call(sqs.tag_queue, QueueUrl=self._queue, Tags={TAG: str(mark)})
+        await self._region.call(self._region.clients.sqs.tag_queue, QueueUrl=self._queue, Tags={TAG: str(mark)})
         self._ours = mark
 
     def _judge(self, found: Mark | None, now: float) -> None:
