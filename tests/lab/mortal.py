@@ -71,11 +71,12 @@ class Mortal:
     def revive(self) -> None:
         """Start the service again, if the lab has killed it."""
         service = self.service
-        while self._struck():
+        # Asked in this order: what does not run now, and was struck by then, was killed and did not end by itself.
+        while (service.runs, struck := self._struck()) != (True, False):
+            assert struck, f"it ended by itself: {service.said()}"
             self.hit.append(self._coming.popleft())
             service.kill()
             self._spawn()
-        assert service.runs, f"it ended by itself: {service.said()}"
 
     def insist(self, *words: str) -> Ended:
         """Run flambectl, again for as often as the service dies meanwhile."""
