@@ -72,7 +72,7 @@ class Member:
     @property
     def leftovers(self) -> bool:
         """Whether alarms or volumes of its hosts may have to be removed still: its record is needed for that."""
-        return any(i.alarm_left or i.volumes_left for i in self.world.instances.values())
+        return self.alarms_left or any(i.volumes_left for i in self.world.instances.values())
 
     def start(self) -> None:
         """Begin to turn, and to receive the region's facts; what was under way before is not any more."""

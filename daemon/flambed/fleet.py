@@ -96,7 +96,7 @@ class Fleet:
         began = time.monotonic()
         worlds = {start.cluster: start.world for start in self._journal.checkpoints()}
         count = 0
-        last = max((start.world.changed_at for start in self._journal.checkpoints()), default=0.0)
+        last = max((world.changed_at for world in worlds.values()), default=0.0)
         for entry in self._journal.load():
             count += 1
             last = max(last, entry.fact.at)

@@ -4,8 +4,8 @@
 
 Pure: it reads no clock, calls nothing and knows no event loop. Deciding again about a world in which nothing happened
 changes nothing, and a cluster that has converged gets no action. The parts, from top to bottom of a cluster's life:
-`launching` (whom to launch), `retiring` (whom to give back), `hosts` (whom to look at, name, set up and inform), `protecting`
-(which protection each host should have), `leftovers` (what outlived its instance), `phase` (what is to be said of it all).
+`launching` (whom to launch), `retiring` (whom to give back), `ending` (whom to end for idleness), `hosts` (whom to look at,
+name, set up and inform), `protecting` (which protection each host should have), `leftovers` (what outlived its instance), `phase` (what is to be said of it all).
 """
 
 from __future__ import annotations
