@@ -169,6 +169,11 @@ _KINDS: Final = (
         {"token": text("the client token of the call"), "why": text("the reason")},
         facts.LaunchAbandoned,
     ),
+    EventKind(
+        "launch.rolled_back", "error", "A launch has failed for good; what it created is given back.",
+        {"why": text("the reason")},
+        facts.LaunchRolledBack,
+    ),
     # --- instances
     EventKind(
         "instance.state_notified", "info", "EC2 sent word that an instance changed its state.",

@@ -23,8 +23,8 @@ from flambed.plan import Rules, decide
 from flambed.settings import Settings
 
 DECIDED: Final[frozenset[type[Fact]]] = frozenset({
-    facts.ActionsBegan, facts.LaunchIntended, facts.LaunchAbandoned, facts.PhaseChanged, facts.HostGivenUp,
-    facts.TerminationOverdue,
+    facts.ActionsBegan, facts.LaunchIntended, facts.LaunchAbandoned, facts.LaunchRolledBack,
+    facts.PhaseChanged, facts.HostGivenUp, facts.TerminationOverdue,
 })  # fmt: skip
 """Facts that decisions lead to; all others come from outside."""
 

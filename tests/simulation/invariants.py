@@ -50,7 +50,7 @@ class Watch:
         self.process: Process | None = None
         self.decisions = 0
         self.actions: Counter[Identity] = Counter()
-        self.moves: Counter[Identity] = Counter()  # of machines of ours, and when the last was
+        self.moves: Counter[Identity] = Counter()  # of machines of the cluster, and when the last was
         self.moved_at: dict[Identity, float] = {}
         self._times: deque[float] = deque()
         self._looked_at = 0.0
@@ -95,11 +95,13 @@ class Watch:
         """Never more machines than were asked for; no orchestrator goes before its factories."""
         self._tell.note("cloud", lambda: f"{machine.id} ({machine.role}) is {state}: {why}")
         person = self._person(machine.cluster)
-        if not machine.ours or person is None:
+        if person is None or not (machine.ours or machine.adoptable):
             return
         identity = machine.cluster
         self.moves[identity] += 1
         self.moved_at[identity] = self.cloud.now
+        if not machine.ours:
+            return
         alive = Counter(m.role for m in self.cloud.alive(identity))
         adopted = sum(m.adoptable and m.role == Role.FACTORY for m in self.cloud.alive(identity))
         if alive[Role.FACTORY] > max(person.most_factories, adopted):
@@ -176,15 +178,10 @@ class Watch:
             doubtful = machine.adoptable and bool(world.strangers)
             safe = machine.state != "running" or not timed or doubtful or machine.id in self.cloud.watch.alarms
             self._count(self._unprotected, machine, passed, safe, UNPROTECTED_FOR, "runs without its alarm")
-        # A launch that is rolled back leaves what existed before, and nothing is touched while strangers are in the way.
+        # A launch that is rolled back leaves what existed before.
         orphans = [m for m in alive if m.role == Role.FACTORY and not m.protected and not m.adoptable]
         ended_by = self._orchestrator_ended_by.get(person.identity)
-        left = (
-            orphans
-            and not world.strangers
-            and all(m.role == Role.FACTORY for m in alive)
-            and ended_by in ("service", "alarm")
-        )
+        left = orphans and all(m.role == Role.FACTORY for m in alive) and ended_by in ("service", "alarm")
         orphaned = self._orphaned[person.identity] + passed if left else 0
         self._orphaned[person.identity] = orphaned  # type: ignore[assignment] # seconds
         if orphaned > ORPHANED_FOR:

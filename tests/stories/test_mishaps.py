@@ -299,6 +299,69 @@ def test_a_second_up_does_not_spare_the_first_ones_machines_a_roll_back() -> Non
     assert "terminate i-0 i-1" in story.decides()
 
 
+@pytest.mark.seed("S31")
+def test_a_late_answer_does_not_stop_a_roll_back_half_way() -> None:
+    """The factories come after all, a minute too late: they go the way of the orchestrator, until the next `up`."""
+    story = Story()
+    story.asks(cluster(factories_num=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.TRANSIENT)
+    story.passes(900)
+    assert "terminate i-o" in story.decides()
+    story.launches(Role.FACTORY, "i-0")
+    assert "terminate i-0" in story.decides()
+    assert story.world.phase == "failed"
+    story.up(cluster(factories_num=1))
+    story.decides()
+    assert story.world.phase == "converging"
+
+
+@pytest.mark.seed("S31")
+def test_a_launch_does_not_wait_for_ever_for_strangers_to_go() -> None:
+    """What this launch made is given back at its deadline; the stranger, and what a person must decide, are left alone."""
+    story = Story()
+    story.asks(cluster(factories_num=1))
+    story.launches(Role.FACTORY, "i-0")
+    surveyed(story, see("i-0", Role.FACTORY, "running"), see("i-x", Role.FACTORY, "running"))
+    assert [line for line in story.decides() if line.startswith("terminate")] == []
+    assert story.world.phase == "failed"
+    story.passes(900)
+    assert [line for line in story.decides() if line.startswith("terminate")] == ["terminate i-0"]
+    assert "given up after 900 s (launch.deadline)" in (story.world.rolled_back or "")
+
+
+def test_a_launch_without_an_answer_that_nobody_needs_any_more_is_looked_up_and_not_called_again() -> None:
+    """An adopted host has taken the place: calling again would make one factory too many."""
+    story = Story(may_adopt=True)
+    story.asks(cluster(factories_num=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.TRANSIENT)
+    token = next(iter(story.world.intents))
+    story.up(cluster(factories_num=1))
+    story.decides()
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"), see("i-x", Role.FACTORY, "running"))
+    assert [line for line in story.decides() if line.startswith("launch")] == []
+    assert token in story.world.intents
+    story.passes(300)
+    assert "find" in story.decides()
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"), see("i-x", Role.FACTORY, "running"))
+    assert [line for line in story.decides() if line.startswith("launch")] == []
+    assert story.world.intents == {}
+
+
+def test_a_launch_whose_instances_were_seen_is_called_again_for_its_answer() -> None:
+    """Nothing is lacking, and the call makes nothing more: its token tells the same instances once more."""
+    story = Story()
+    story.asks(cluster(factories_num=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.ends("Launch", reason=Reason.TRANSIENT)
+    token = next(iter(story.world.intents))
+    story.up(cluster(factories_num=1))
+    story.decides()
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running", token=token))
+    assert f"launch 1 Factory ({token})" in story.decides()
+
+
 # --- phases ------------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,8 @@ _SLACK: Final = 256
 
 AUDIT: Final[frozenset[type[Fact]]] = frozenset({
     facts.UpRequested, facts.DownRequested, facts.RetryRequested, facts.HoldPlaced, facts.HoldReleased,
-    facts.ClusterFound, facts.LaunchIntended, facts.LaunchAnswered, facts.LaunchAbandoned, facts.StartAccepted,
+    facts.ClusterFound, facts.LaunchIntended, facts.LaunchAnswered, facts.LaunchAbandoned, facts.LaunchRolledBack,
+    facts.StartAccepted,
     facts.TerminationAccepted, facts.TerminationOverdue, facts.VolumesRemoved, facts.PhaseChanged, facts.HostGivenUp,
 })  # fmt: skip
 """What is never dropped while its cluster is known: what people asked for, and what was launched, ended and given up."""

@@ -231,6 +231,13 @@ class LaunchAbandoned(Fact):
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRolledBack(Fact):
+    """The launch has failed for good: what it created is given back, whatever late answers say, until the next `up`."""
+
+    why: str
+
+
 # --- instances ---------------------------------------------------------------------------------------------------
 
 
@@ -477,7 +484,7 @@ FACTS: Mapping[str, type[Fact]] = {
     for kind in (
         UpRequested, DownRequested, RetryRequested, HoldPlaced, HoldReleased, ClusterFound,
         ServiceStarted, EventsLost, EventsResumed, ActionsBegan, ActionEnded, ActionFailed, PhaseChanged,
-        ClusterSurveyed, LaunchPrepared, LaunchIntended, LaunchAnswered, LaunchAbandoned,
+        ClusterSurveyed, LaunchPrepared, LaunchIntended, LaunchAnswered, LaunchAbandoned, LaunchRolledBack,
         StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted,
         TerminationOverdue, VolumesRemoved, VolumesLeft, StartAccepted,
         HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,

@@ -71,6 +71,7 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
         },
         strangers=(),
         losses=0,
+        rolled_back=None,
         failures={key: f for key, f in world.failures.items() if key.kind == "terminate"},
     )
 
@@ -99,7 +100,9 @@ def _retry_requested(world: World, fact: facts.RetryRequested) -> World:
             continue
         world = _without_failure(world.with_instance(_tried_again(instance, fact.at)), Key("setup", instance.id))
         world = _without_failure(world, Key("host_key", instance.id))
-    return replace(world, launch_failures={}, losses=0, requested_at=fact.at) if world.wanted else world
+    if not world.wanted:
+        return world
+    return replace(world, launch_failures={}, losses=0, rolled_back=None, requested_at=fact.at)
 
 
 def _tried_again(instance: Instance, at: float) -> Instance:
@@ -280,6 +283,10 @@ def _launch_abandoned(world: World, fact: facts.LaunchAbandoned) -> World:
     return _close(world, fact.token)
 
 
+def _launch_rolled_back(world: World, fact: facts.LaunchRolledBack) -> World:
+    return replace(world, rolled_back=fact.why) if world.rolled_back is None else world
+
+
 def _close(world: World, token: str) -> World:
     world = _without_failure(world, Key("launch", token))
     return replace(world, intents={t: i for t, i in world.intents.items() if t != token})
@@ -316,6 +323,7 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.LaunchIntended: _launch_intended,
     facts.LaunchAnswered: _launch_answered,
     facts.LaunchAbandoned: _launch_abandoned,
+    facts.LaunchRolledBack: _launch_rolled_back,
     facts.StateNotified: sightings.state_notified,
     facts.InterruptionNotified: sightings.interruption_notified,
     facts.InstancesDescribed: sightings.instances_described,

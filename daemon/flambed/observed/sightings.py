@@ -263,6 +263,8 @@ def _come(world: World, seen: Seen, at: float) -> World:
         request=intent.request if intent else world.request,
         host_key=(world.host_key or None) if pinned else None,
     )
+    if intent is not None:
+        world = replace(world, intents={**world.intents, intent.token: replace(intent, seen=True)})
     return observe(world.with_instance(instance), seen, at)
 
 

@@ -24,6 +24,7 @@ class Intent:
     request: int
     uncertain: bool = False  # an answer was lost: it may have created instances
     refused_at: float | None = None  # refused since, though it may have been accepted before
+    seen: bool = False  # an instance that it created was seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class World:
     instances: Mapping[str, Instance] = field(default_factory=dict)
     strangers: tuple[str, ...] = ()  # carry our tags, and are not ours; as of the last look
     losses: int = 0  # instances that ended before the cluster was first ready
+    rolled_back: str | None = None  # why this launch has failed for good
 
     events_lost: bool = False  # the queue that tells of state changes cannot be read
     in_flight: Mapping[Key, float] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from flambed.observed.facts import Key, LaunchAbandoned
 from flambed.observed.instance import Ending, Failure, Instance
 from flambed.observed.world import Intent, World
 from flambed.plan.draft import Draft, again_at
-from flambed.plan.retiring import roll_back, shrink
+from flambed.plan.retiring import created, roll_back, shrink
 
 ATTEMPTS = 3
 """How many instances that ended before the cluster was first ready are replaced."""
@@ -37,9 +37,10 @@ def launch(draft: Draft) -> None:
         return
     replay(draft)
     if conflict(draft) is not None:
+        _wait_in_conflict(draft)
         return
-    if trouble(draft) is not None:
-        roll_back(draft)
+    if (why := trouble(draft)) is not None:
+        roll_back(draft, why)
         return
     _start_stopped(draft)
     shrink(draft)
@@ -47,6 +48,20 @@ def launch(draft: Draft) -> None:
         _launch_missing(draft)
     if world.converged_at is None and draft.now < deadline(draft):
         draft.wake(deadline(draft))
+
+
+def _wait_in_conflict(draft: Draft) -> None:
+    """Leave strangers alone; where they stay, what this launch created does not wait for them for ever.
+
+    Of two orchestrators nobody knows which is the cluster's, so that all is left to a person (S19).
+    """
+    world = draft.world
+    if not (world.strangers and created(world)) or _orchestrators(world)[1:]:
+        return
+    if draft.now < deadline(draft):
+        draft.wake(deadline(draft))
+        return
+    roll_back(draft, f"{_strangers(world)}; given up after {draft.desired.launch.deadline:g} s (launch.deadline)")
 
 
 def missing(draft: Draft, role: Role) -> int:
@@ -80,18 +95,24 @@ def conflict(draft: Draft) -> str | None:
     world, desired = draft.world, draft.desired
     if world.converged_at is not None:
         return None
-    orchestrators = [i.id for i in world.of(Role.ORCHESTRATOR) if i.alive]
+    orchestrators = _orchestrators(world)
     if len(orchestrators) > 1:
         return (
             f"two orchestrators carry the name {desired.name}: {' and '.join(orchestrators)}; neither was touched. "
             "Terminate one of them, or give one's cluster another name in its tag Cluster-Name, then run `up` again"
         )
-    if world.strangers:
-        return (
-            f"{', '.join(world.strangers)} carry the tags of this cluster and were not launched by this service; "
-            "a member of the admin group may adopt them with `up`, or terminate them first"
-        )
-    return None
+    return _strangers(world) if world.strangers else None
+
+
+def _orchestrators(world: World) -> list[str]:
+    return [i.id for i in _alive(world, Role.ORCHESTRATOR)]
+
+
+def _strangers(world: World) -> str:
+    return (
+        f"{', '.join(world.strangers)} carry the tags of this cluster and were not launched by this service; "
+        "a member of the admin group may adopt them with `up`, or terminate them first"
+    )
 
 
 def trouble(draft: Draft) -> str | None:
@@ -99,6 +120,8 @@ def trouble(draft: Draft) -> str | None:
     world = draft.world
     if (why := conflict(draft)) is not None:
         return why
+    if world.rolled_back is not None:
+        return world.rolled_back
     if world.converged_at is not None:
         return None
     if (failure := world.failures.get(Key("prepare"))) and failure.reason in HOPELESS:
@@ -151,13 +174,42 @@ def _last_loss(world: World) -> str:
 
 def replay(draft: Draft) -> None:
     """Call again what was written down and has no answer, until it is certain what became of it."""
+    surplus = _surplus(draft)
     for token, intent in draft.world.intents.items():
         if (doubtful := _doubtful_since(draft, intent)) is not None:
             _look_for(draft, token, doubtful)
-        elif _is_moot(draft, token):
+        elif token in surplus and intent.uncertain:
+            _look_for(draft, token, _last_called(draft, token))
+        elif _is_moot(draft, token, surplus):
             draft.conclusions.append(LaunchAbandoned(at=draft.now, token=token, why="it is not wanted any more"))
         else:
             draft.want(Launch(token, intent.spec))
+
+
+def _surplus(draft: Draft) -> frozenset[str]:
+    """Return the launches that would make more instances than are lacking by now, if an earlier call created none yet.
+
+    What came meanwhile, an adopted host for example, may have taken their place.
+    """
+    world = draft.world
+    if not world.wanted:
+        return frozenset()  # what a call creates is given back at once, and its answer is certain
+    room = {role: lacking(draft, role) for role in Role}
+    surplus = set()
+    for token, intent in world.intents.items():
+        if intent.seen:
+            continue  # calling again only tells what it created
+        if intent.spec.count > room[intent.spec.role] and Key("launch", token) not in world.in_flight:
+            surplus.add(token)
+        else:
+            room[intent.spec.role] -= intent.spec.count
+    return frozenset(surplus)
+
+
+def _last_called(draft: Draft, token: str) -> float:
+    """Return the last time at which a call under this token may have been made."""
+    failure = draft.world.failures.get(Key("launch", token))
+    return max(draft.world.requested_at, draft.world.started_at, failure.at if failure else 0.0)
 
 
 def _doubtful_since(draft: Draft, intent: Intent) -> float | None:
@@ -173,7 +225,7 @@ def _look_for(draft: Draft, token: str, since: float) -> None:
     """Look up by tag what a launch may have created; once that had time to appear, the launch is done with."""
     world = draft.world
     if world.surveyed_at >= since + APPEARS_WITHIN:
-        why = "its token tells nothing any more; what it created is found by its tags"
+        why = "it is not called again; what it may have created would have been found by its tags"
         draft.conclusions.append(LaunchAbandoned(at=draft.now, token=token, why=why))
     elif draft.now < since + APPEARS_WITHIN:
         draft.wake(since + APPEARS_WITHIN)
@@ -181,13 +233,14 @@ def _look_for(draft: Draft, token: str, since: float) -> None:
         draft.want(Find())
 
 
-def _is_moot(draft: Draft, token: str) -> bool:
+def _is_moot(draft: Draft, token: str, surplus: frozenset[str]) -> bool:
     """Whether nobody wants this launch any more, and it has certainly created nothing: it was only ever throttled."""
     world, key = draft.world, Key("launch", token)
     failure = world.failures.get(key)
     if key in world.in_flight or failure is None or failure.reason is not Reason.THROTTLED:
         return False
-    return not world.intents[token].uncertain and (not world.wanted or trouble(draft) is not None)
+    unwanted = not world.wanted or token in surplus or trouble(draft) is not None
+    return not world.intents[token].uncertain and unwanted
 
 
 def _launch_missing(draft: Draft) -> None:

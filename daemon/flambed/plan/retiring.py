@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from flambed.actions import Terminate
 from flambed.desired import Role
-from flambed.observed.facts import Key, TerminationOverdue
+from flambed.observed.facts import Key, LaunchRolledBack, TerminationOverdue
 from flambed.observed.instance import DYING, Instance, Stage
+from flambed.observed.world import World
 from flambed.plan.draft import Draft
 
 OVERDUE = 900.0
@@ -22,11 +23,20 @@ def give_back(draft: Draft) -> None:
     terminate(draft, draft.world.instances.values())
 
 
-def roll_back(draft: Draft) -> None:
-    """Give back what this launch created; what existed before is left alone."""
-    world = draft.world
-    created = [i for i in world.instances.values() if i.request > world.converged_request]
-    terminate(draft, [i for i in created if not (i.adopted or i.found)])
+def roll_back(draft: Draft, why: str) -> None:
+    """Give back what this launch created; what existed before is left alone.
+
+    That it failed is remembered: a late answer that mends the reason does not stop it half-way.
+    """
+    if draft.world.rolled_back is None:
+        draft.conclusions.append(LaunchRolledBack(at=draft.now, why=why))
+    terminate(draft, created(draft.world))
+
+
+def created(world: World) -> list[Instance]:
+    """Return what exists through this launch alone."""
+    young = [i for i in world.instances.values() if i.request > world.converged_request and i.stage is not Stage.GONE]
+    return [i for i in young if not (i.adopted or i.found)]
 
 
 def shrink(draft: Draft) -> None:
