@@ -96,7 +96,7 @@ async def test_what_belongs_to_a_known_cluster_is_never_an_orphan() -> None:
     cloud.ec2.instances = [lost(1)]
     cloud.ec2.volumes = {"vol-9": volume(9, MADE)}
     await arm(cloud, 9)
-    assert await ripe(region_of(cloud, known("lost"))) == []
+    assert await ripe(region_of(cloud, known("lost"))) == [alarm_name(ids([9])[0])], "that of a host that is gone"
     assert ids([1])[0] in await ripe(region_of(cloud))
     assert ids([1])[0] not in await ripe(region_of(cloud, known(tokens=("lost-1-r-0",))))
     assert ids([1])[0] not in await ripe(region_of(cloud, known(instances=(ids([1])[0],))))
@@ -131,7 +131,7 @@ async def test_an_alarm_is_an_orphan_only_with_our_tags_and_without_its_instance
     await arm(cloud, 8, tags={**OURS, "flambed:cluster": "c1"})
     await cloud.cloudwatch.put_metric_alarm(AlarmName=alarm_name("mine"), Tags=[])
     found = await ripe(region_of(cloud, known("c1", instances=(ids([2])[0],))))
-    assert found == [ids([5])[0], *map(alarm_name, ids([3, 4, 5]))]
+    assert found == [ids([5])[0], *map(alarm_name, ids([3, 4, 5, 8]))]
     assert len(cloud.cloudwatch.of("list_tags_for_resource")) == 7, "once each, and never of a known instance"
 
 

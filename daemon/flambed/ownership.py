@@ -93,17 +93,14 @@ def orphans(
     living -= {seen.id for seen in ending}
     return (
         *map(_resource, ending),
-        *(one for one in alarms if _is_stray(one, known) and one.instance not in living),
+        # A cluster that was found again after its record was lost knows nothing of its hosts that were gone by then.
+        *(one for one in alarms if is_ours(known.daemons, one.tags) and one.instance not in living),
         *(
             one
             for one in volumes
-            if _is_stray(one, known) and one.state == "available" and made_by_us(known.daemons, one.tags)
+            if one.state == "available" and made_by_us(known.daemons, one.tags) and one.cluster not in known.clusters
         ),
     )
-
-
-def _is_stray(one: Resource, known: Known) -> bool:
-    return is_ours(known.daemons, one.tags) and one.cluster not in known.clusters
 
 
 def _resource(seen: Seen) -> Resource:

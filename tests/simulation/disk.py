@@ -34,6 +34,8 @@ class Disk:
     intents: set[str] = field(default_factory=set)  # the tokens of all LaunchIntended that were ever committed
     begun: set[Key] = field(default_factory=set)  # the keys of all ActionsBegan that were ever committed
     copy: Disk | None = None
+    lost: bool = False  # at least once
+    opened: bool = False  # there is a journal
 
     def back_up(self) -> None:
         """Keep a copy of the state folder as it is now."""
@@ -43,6 +45,7 @@ class Disk:
 
     def lose(self, *, put_back: bool) -> None:
         """Lose the state folder; the copy takes its place, if there is one and it is wanted."""
+        self.lost, self.opened = True, put_back and self.copy is not None
         now = self.copy if put_back and self.copy is not None else Disk(keys_made=self.keys_made)
         self.rows, self.creators, self.memory = list(now.rows), dict(now.creators), dict(now.memory)
         self.secrets, self.seq = dict(now.secrets), now.seq
@@ -66,7 +69,7 @@ class MemoryJournal(Journal):
         latency: Callable[[], float],
     ) -> None:
         self.path = PATH
-        self.new = False
+        self.new, disk.opened = not disk.opened, True
         self.commits = 0
         self.daemon_id = "d1"
         self.unknown: Counter[str] = Counter()

@@ -144,6 +144,7 @@ class Weather:
         weather.sleeps = [
             (rng.uniform(0, calm), rng.choice([60.0, 900.0, 7200.0])) for _ in range(some(0.08, 1, 2, otherwise=0))
         ]
+        weather.journal_lost = some(0.15, 0.3, 1.0, otherwise=0.0)
         if rng.random() < 0.02:
             weather.crash, weather.long_down = 0.02, rng.choice([21 * HOUR, 25 * HOUR])
         if rng.random() < 0.06:

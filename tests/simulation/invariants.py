@@ -13,6 +13,7 @@ from flambed.observed.facts import Key
 from flambed.observed.instance import Stage
 from flambed.observed.world import World
 from flambed.plan import Decision
+from flambed.tags import INSTANCE_TAG
 from tests.simulation.cloud import OWN_TAGS, Cloud, Identity, Machine
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Weather
@@ -110,7 +111,10 @@ class Watch:
             self._tell.violation(f"{alive[Role.ORCHESTRATOR]} orchestrators exist")
         if machine.role == Role.ORCHESTRATOR and state == "shutting-down":
             # An alarm fires by itself where the service was away for longer than the points that it writes ahead.
-            away = machine.ended_by == "alarm" and not self._has_worked_for(AWAY_FOR)
+            # A cluster whose record was lost is looked after once somebody says again what it should be.
+            world = self._world(identity)
+            worked = self._has_worked_for(AWAY_FOR) and world is not None and not world.recovered
+            away = machine.ended_by == "alarm" and not worked
             self._orchestrator_ended_by[identity] = None if away else machine.ended_by
             if machine.ended_by == "alarm" and alive[Role.FACTORY] and not away:
                 self._tell.violation(f"its alarm ended the orchestrator {machine.id} before its factories")
@@ -170,18 +174,27 @@ class Watch:
     def _look_at(self, person: Person, world: World, passed: float) -> None:
         alive = self.cloud.alive(person.identity)
         for machine in alive:
+            if self._is_forgotten(machine):
+                continue
             self._count(
                 self._unknown, machine, passed, _knows(world, machine), UNKNOWN_FOR, "is not known to the service"
             )
             timed = world.desired is not None and world.desired.timeout_minutes(Role(machine.role)) is not None
             # What may not be the cluster's after all is left alone.
-            doubtful = machine.adoptable and bool(world.strangers)
+            doubtful = bool(world.strangers) and (machine.adoptable or machine.id in world.strangers)
             safe = machine.state != "running" or not timed or doubtful or machine.id in self.cloud.watch.alarms
             self._count(self._unprotected, machine, passed, safe, UNPROTECTED_FOR, "runs without its alarm")
-        # A launch that is rolled back leaves what existed before.
-        orphans = [m for m in alive if m.role == Role.FACTORY and not m.protected and not m.adoptable]
+        spared = {i.id for i in world.instances.values() if world.rolled_back and i.request <= world.converged_request}
+        orphans = [
+            m for m in alive if m.role == Role.FACTORY and not m.protected and not m.adoptable and m.id not in spared
+        ]
         ended_by = self._orchestrator_ended_by.get(person.identity)
-        left = orphans and all(m.role == Role.FACTORY for m in alive) and ended_by in ("service", "alarm")
+        left = (
+            orphans
+            and not world.recovered
+            and all(m.role == Role.FACTORY for m in alive)
+            and ended_by in ("service", "alarm")
+        )
         orphaned = self._orphaned[person.identity] + passed if left else 0
         self._orphaned[person.identity] = orphaned  # type: ignore[assignment] # seconds
         if orphaned > ORPHANED_FOR:
@@ -207,9 +220,15 @@ class Watch:
         seen = {volume for world in worlds for i in world.instances.values() if not i.adopted for volume in i.volumes}
         return [name for name, volume in self.cloud.volumes.all.items() if volume.state == "available" and name in seen]
 
+    def _is_forgotten(self, machine: Machine) -> bool:
+        """Whether it was to be taken over, that is forgotten with the journal, and nothing on the machine tells so."""
+        return self._disk.lost and machine.adoptable and INSTANCE_TAG not in machine.tags
+
     def nothing_is_left(self) -> None:
         """After `down`, nothing bills any more."""
         for machine in self.cloud.machines.values():
+            if self._is_forgotten(machine):
+                continue
             if machine.ours and machine.state != "terminated":
                 self._tell.violation(f"after `down`, {machine.id} is {machine.state}")
             if machine.ours and machine.id in self.cloud.watch.alarms:

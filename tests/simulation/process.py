@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from flambed import hands
 from flambed.aws import Aws, Clients
-from flambed.fleet import Fleet
+from flambed.fleet import MADE_ANEW, Fleet
 from flambed.hands import Bench
 from flambed.journal import Entry
 from flambed.log import Log
@@ -112,6 +112,8 @@ class Process:
             ssh_slots=asyncio.Semaphore(settings.ssh.parallel),
         )
         clock = machine_clock(cloud.timeline, weather.clock_jumps)
+        if self.journal.new and disk.lost:  # the daemon's id is kept beside it
+            self.journal.memory[MADE_ANEW] = str(clock.now())
         self.fleet = Fleet(
             aws=cast("Aws", OneRegion(self.wire)), bench=bench, journal=self.journal, clock=clock, log=StoryLog(self)
         )
