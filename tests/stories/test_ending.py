@@ -229,6 +229,41 @@ def test_a_timeout_that_becomes_never_is_told_to_the_hosts_timer() -> None:
     assert "i-0" not in story.protection
 
 
+def test_an_alarm_that_fires_during_set_up_makes_a_loss_that_is_replaced_and_told_of() -> None:
+    """Points that did not arrive, or a person's hand on the alarm: the host was in use, and the user reads why it went."""
+    story = Story()
+    story.asks(cluster(factories_num=1, factories_timeout=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, "i-0")
+    story.decides()
+    story.runs("i-o", "i-0")
+    story.decides()
+    story.described(see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running"))
+    story.arms("i-0")
+    story.decides()
+    assert story.instance("i-0").stage is Stage.RUNNING
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    assert [line for line in story.decides() if line.startswith("launch")] == ["launch 1 Factory (c1-1-r-2)"]
+    story.happens(facts.AlarmFired(at=story.now, instance="i-0", why="Threshold Crossed"))
+    assert story.instance("i-0").why == "its alarm ended it while it was in use: Threshold Crossed"
+    assert story.world.losses == 1
+    before = story.world
+    story.happens(facts.AlarmFired(at=story.now, instance="i-0", why="Threshold Crossed"))
+    assert story.world is before
+
+
+def test_an_alarm_that_fires_when_it_is_due_is_no_news() -> None:
+    """That is what it is for."""
+    story = idle_cluster()
+    story.passes(2 * HOUR)
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    story.decides()
+    assert story.instance("i-0").ended is Ending.IDLE
+    before = story.world
+    story.happens(facts.AlarmFired(at=story.now, instance="i-0", why="Threshold Crossed"))
+    assert story.world is before
+
+
 def test_timeout_0_counts_from_the_first_activity() -> None:
     """The experiment began and ended within the half hour in which it may begin: five minutes after it the host is due."""
     story = Story()
