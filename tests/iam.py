@@ -12,10 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import botocore.session
+from botocore import xform_name
+
+from flambed import aws
 from flambed.desired import PURPOSE
 from flambed.tags import LAUNCH_TAG
 
 POLICY: Final[Mapping[str, Any]] = json.loads((Path(__file__).parent.parent / "config" / "iam-policy.json").read_text())
+
+PROTOCOLS: Final = {
+    "ec2": aws.Ec2,
+    "cloudwatch": aws.CloudWatch,
+    "sqs": aws.Sqs,
+    "ssm": aws.Ssm,
+    "sts": aws.Sts,
+    "servicequotas": aws.ServiceQuotas,
+}
+"""Every client that the service has (`aws.Clients`), under the prefix of its permissions."""
 
 Context = Mapping[str, Sequence[str]]
 
@@ -65,6 +79,22 @@ def _holds(operator: str, given: Sequence[str] | None, wanted: Sequence[str]) ->
             return ("true" if given is None else "false") in wanted
         case _:
             raise NotImplementedError(operator)
+
+
+def methods(protocol: type) -> set[str]:
+    """The calls of a Protocol."""
+    return {name for name in vars(protocol) if not name.startswith("_")}
+
+
+def called() -> set[str]:
+    """The permissions by the names of the calls that the program makes."""
+    session = botocore.session.Session()
+    found = set()
+    for service, protocol in PROTOCOLS.items():
+        model = session.get_service_model({"servicequotas": "service-quotas"}.get(service, service))
+        operations = {xform_name(name): name for name in model.operation_names}
+        found |= {f"{service}:{operations[name].removesuffix('Batch')}" for name in methods(protocol)}
+    return found
 
 
 # --- what a call needs -------------------------------------------------------------------------------------------

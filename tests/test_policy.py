@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import botocore.session
 import pytest
 import yaml
-from botocore import xform_name
 from cfnlint.api import lint_file
 
 from flambed import aws
@@ -22,13 +20,10 @@ from flambed.steps import protect
 from flambed.steps.launch import run_instances_params
 from flambed.tags import LAUNCH_TAG, tags_of
 from tests.clusterfiles import cluster
-from tests.iam import ACCOUNT, POLICY, Use, allows, arn, listed, uses_of
+from tests.iam import ACCOUNT, POLICY, PROTOCOLS, Use, allows, arn, called, listed, methods, uses_of
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "config" / "flambed.cloudformation.yaml"
-
-PROTOCOLS: Final = {"ec2": aws.Ec2, "cloudwatch": aws.CloudWatch, "sqs": aws.Sqs, "ssm": aws.Ssm, "sts": aws.Sts}
-"""Every client that the service has (`aws.Clients`), under the prefix of its permissions."""
 
 IMPLIED: Final = {
     "cloudwatch:TagResource": "PutMetricAlarm with tags needs it, and `gc` knows our alarms by their tags",
@@ -60,21 +55,6 @@ def _clients(node: ast.expr) -> list[str]:
 
 def _ends_in_clients(node: ast.expr) -> bool:
     return (node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")) == "clients"
-
-
-def methods(protocol: type) -> set[str]:
-    """The calls of a Protocol."""
-    return {name for name in vars(protocol) if not name.startswith("_")}
-
-
-def called() -> set[str]:
-    """The permissions by the names of the calls that the program makes."""
-    session = botocore.session.Session()
-    found = set()
-    for service, protocol in PROTOCOLS.items():
-        operations = {xform_name(name): name for name in session.get_service_model(service).operation_names}
-        found |= {f"{service}:{operations[name].removesuffix('Batch')}" for name in methods(protocol)}
-    return found
 
 
 def allowed() -> set[str]:

@@ -207,12 +207,11 @@ async def _vcpus(machines: limits.Machines, regions: Mapping[str, Region]) -> Ma
     found = {}
     for name, kind in machines:
         try:
-            described = await launch.types_of(regions[name], (kind,))
+            found[name, kind] = await launch.vcpus(regions[name], kind)
         except AwsError:
             raise
         except StepError as error:
             raise ClusterConfigurationError([Problem(error.message)]) from error
-        found[name, kind] = int(described[kind]["VCpuInfo"]["DefaultVCpus"])
     return found
 
 

@@ -216,7 +216,8 @@ class Service:
             self._access.check_admin(caller, "have the service examined")
         folder, daemon = self._journal.path.parent, self._bench.daemon
         why = self._journal.health.read_only
-        return await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why)
+        worlds = [member.world for member in self._directory]
+        return await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why, worlds=worlds)
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""

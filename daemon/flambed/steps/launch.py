@@ -161,6 +161,15 @@ async def types_of(region: Region, types: tuple[str, ...]) -> Mapping[str, Mappi
     raise _unusable(" and ".join(_no_type(kind, offered, region.name) for kind in wrong or types))
 
 
+async def vcpus(region: Region, kind: str) -> int:
+    """Return the vCPUs of a machine of this type.
+
+    Raises:
+        StepError: BAD_REQUEST where there is none such; what else AWS said as an AwsError.
+    """
+    return int((await types_of(region, (kind,)))[kind]["VCpuInfo"]["DefaultVCpus"])
+
+
 async def _offerings(region: Region) -> tuple[str, ...]:
     async def fetch() -> tuple[str, ...]:
         found: list[str] = []
