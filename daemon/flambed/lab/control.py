@@ -1,6 +1,7 @@
 """The control endpoint, for tests and people: what the lab saw, what there is, and what should go wrong.
 
-GET    /lab/calls[?since=N]      the ledger: index, time, region, service, action, params, status, error, duration, struck
+GET    /lab/calls[?since=N]      the ledger: index, time, region, service, action, params, status, error, duration, struck,
+                                user_agent
 GET    /lab/instances[?hosts=0]  each instance; without hosts=0 with the view of its host (files, commands, ...)
 GET    /lab/instances/ID         one of them
 GET    /lab/alarms               CloudWatch's alarms with their state and history

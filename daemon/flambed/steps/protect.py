@@ -40,8 +40,12 @@ def alarm_name(instance: str) -> str:
 
 def terminate_action(region: str) -> str:
     """Return the ARN of the action by which an alarm ends its instance, in the partition of the region."""
-    partition = next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
-    return f"arn:{partition}:automate:{region}:ec2:terminate"
+    return f"arn:{partition(region)}:automate:{region}:ec2:terminate"
+
+
+def partition(region: str) -> str:
+    """Return AWS's word for the part of the world that a region's ARNs begin with."""
+    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
 
 
 def window(minutes: int, *, detailed: bool = True) -> tuple[int, int]:
