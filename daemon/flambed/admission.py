@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flambed import desired, recovery, ssh
 from flambed.access import Caller, Rules
@@ -22,12 +22,16 @@ from flambed.tags import is_proven
 class Admission:
     """Lets an `up` in, or says why not."""
 
-    def __init__(self, access: Rules, journal: Journal, keys: KeyStore, custodian: Custodian) -> None:
-        """Prepare it: who may do what, who used which creator first, which login keys are kept, what is ours."""
-        self._access = access
+    def __init__(self, access: Callable[[], Rules], journal: Journal, keys: KeyStore, custodian: Custodian) -> None:
+        """Prepare it: who may do what at that time, who used which creator first, which login keys are kept, what is ours."""
+        self._rules = access
         self._journal = journal
         self._keys = keys
         self._custodian = custodian
+
+    @property
+    def _access(self) -> Rules:
+        return self._rules()
 
     def read(self, caller: Caller, document: str, ref: str, overrides: Sequence[str]) -> Cluster:
         """Return what a document describes.

@@ -68,9 +68,8 @@ class Fleet:
         self._journal = journal
         self.clock = clock
         self._log = log
-        self._settings = bench.settings
         self._known_regions = known_regions
-        self.account = Account(bench.memory, named=self._settings.aws_account, emit=log.emit)
+        self.account = Account(bench.memory, named=bench.settings.aws_account, emit=log.emit)
         self.daemon = bench.daemon
         self.daemons = frozenset({bench.daemon, *bench.predecessors})
         self._locks: dict[Identity, asyncio.Lock] = {}
@@ -84,6 +83,10 @@ class Fleet:
         self._changed = asyncio.Event()
         journal.health.watch(self._journal_told)
         journal.tell_lost = self._journal_lost
+
+    @property
+    def _settings(self) -> Settings:
+        return self._bench.settings
 
     async def start(self) -> None:
         """Read the journal back, and go on with every cluster where it was.
@@ -300,6 +303,7 @@ class Fleet:
             self._log.emit("journal.writable")
         for member in self.directory:
             member.notify()
+        self._change()
 
     def _journal_lost(self, lost: Mapping[str, Counter[str]]) -> None:
         """Say what was not written down when the service ended."""

@@ -41,6 +41,17 @@ COMMON: Final[Mapping[str, tuple[Mapping[str, object], str]]] = {
 _LEVELS: Final = logging.getLevelNamesMapping()
 
 
+class Threshold:
+    """The least level that is written. A log and all that are bound from it share one, so it can change while they live."""
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+
+    def passes(self, level: Level) -> bool:
+        """Return whether a line of this level is written."""
+        return _LEVELS[level.upper()] >= _LEVELS[self.level.upper()]
+
+
 class Log:
     """Writes events. `bind` gives one that knows what it is about.
 
@@ -49,9 +60,16 @@ class Log:
     and goes where structlog was last configured to (`structlog.testing.capture_logs` sees it).
     """
 
-    def __init__(self, logger: FilteringBoundLogger | None = None, *, strict: bool = True) -> None:
+    def __init__(
+        self,
+        logger: FilteringBoundLogger | None = None,
+        *,
+        strict: bool = True,
+        threshold: Threshold | None = None,
+    ) -> None:
         self._logger: FilteringBoundLogger = structlog.get_logger() if logger is None else logger
         self._strict = strict
+        self._threshold = Threshold("debug") if threshold is None else threshold
         self._bound: dict[str, str | int | None] = {}
 
     def bind(
@@ -63,7 +81,7 @@ class Log:
         cause: int | None = None,
     ) -> Log:
         """Return a log whose events are about these, unless they say otherwise."""
-        log = Log(self._logger, strict=self._strict)
+        log = Log(self._logger, strict=self._strict, threshold=self._threshold)
         log._bound = self._bound | _given(cluster=cluster, instance=instance, action=action, cause=cause)
         return log
 
@@ -88,12 +106,16 @@ class Log:
         if kind is None:
             self._note(event, ["the event is not declared"], ids)
             return
-        if not self._strict and not self._logger.is_enabled_for(_LEVELS[kind.level.upper()]):
+        if not self._strict and not self._threshold.passes(kind.level):
             return
         cleaned, problems = kind.clean(fields)
         if problems:
             self._note(event, problems, ids)
         self._write(_line(kind, cleaned, time.time(), ids))
+
+    def set_level(self, level: Level) -> None:
+        """Write what has at least this level, from now on; so do all logs that come of this one."""
+        self._threshold.level = level
 
     def tell(self, entry: Entry) -> None:
         """Write the event of a journaled fact."""
@@ -106,7 +128,8 @@ class Log:
         self._write(_line(kind, kind.clean({"of": event, "problems": problems})[0], time.time(), ids))
 
     def _write(self, line: dict[str, Any]) -> None:
-        getattr(self._logger, line["level"])(**line)
+        if self._threshold.passes(line["level"]):
+            getattr(self._logger, line["level"])(**line)
 
 
 def _given(**ids: str | int | None) -> dict[str, str | int | None]:
@@ -164,11 +187,11 @@ def configure(
     render = _console(colors=is_terminal) if format == "console" or (format is None and is_terminal) else _json
     structlog.configure(
         processors=render,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: _Lines(stream),
         cache_logger_on_first_use=False,
     )
-    log = Log(structlog.get_logger().bind(), strict=strict)
+    log = Log(structlog.get_logger().bind(), strict=strict, threshold=Threshold(level))
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)] + [_Forward(log)]
     root.setLevel(logging.WARNING)

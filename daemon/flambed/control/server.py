@@ -19,6 +19,7 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HEARTBEAT: Final = 15.0  # seconds between signs of life on a quiet stream
+BACKLOG: Final = 4096  # who knocks while all others are served; the kernel's limit is net.core.somaxconn
 STOP_SECONDS: Final = 10.0  # for requests under way when the service stops
 
 
@@ -27,14 +28,14 @@ class Control:
 
     Args:
         service: what it serves.
-        rules: who may take all clusters down at once.
+        rules: who may take all clusters down at once; may be replaced at any time.
         emit: logs `control.*` events.
         heartbeat: seconds between signs of life on a quiet stream.
     """
 
     def __init__(self, service: Service, *, rules: Rules, emit: Emit, heartbeat: float = HEARTBEAT) -> None:
         self._service = service
-        self._rules = rules
+        self.rules = rules
         self._emit = emit
         self._heartbeat = heartbeat
         self._closing = asyncio.Event()
@@ -96,8 +97,8 @@ class Control:
             shutdown_timeout=STOP_SECONDS,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, server, backlog=128).start()
-        self._emit("control.listening", path=str(where) if isinstance(where, Path) else f"descriptor {where}")
+        await web.SockSite(self._runner, server, backlog=BACKLOG).start()
+        self._emit("control.listening", path=str(server.getsockname()), inherited=isinstance(where, int))
 
     async def close(self) -> None:
         """Stop listening, end the streams, finish what was accepted, and remove the socket."""
@@ -200,7 +201,7 @@ class Control:
         if not Query(request, "all").flag("all"):
             raise UnreadableError("which cluster? DELETE /v1/clusters/NAME for one, /v1/clusters?all=1 for all of them")
         caller = await requests.caller(request)
-        self._rules.check_admin(caller, "take all clusters down")
+        self.rules.check_admin(caller, "take all clusters down")
         return answers.document(await self._carry_out(self._take_all_down(caller)), status=202)
 
     async def _take_all_down(self, caller: Caller) -> list[dict[str, Any]]:
