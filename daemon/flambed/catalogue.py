@@ -445,10 +445,7 @@ _KINDS: Final = (
     ),
     EventKind("service.stopping", "info", "The service was asked to stop; clusters go on.", {"why": text("who asked")}),
     EventKind("service.stopped", "info", "The service ended in order."),
-    EventKind(
-        "control.listening", "info", "The control socket is open.",
-        {"path": text("where it is"), "inherited": flag("whether systemd opened it, whatever the setting `socket` says")},
-    ),
+    EventKind("control.listening", "info", "The control socket is open.", {"path": text("where it is")}),
     EventKind(
         "control.request_refused", "info", "A request on the control socket was refused.",
         {

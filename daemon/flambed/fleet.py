@@ -40,6 +40,9 @@ MADE_ANEW = "made anew"
 FORGET_EVERY = 3600.0
 """Seconds between two looks for clusters that have been gone for long enough to be forgotten."""
 
+DRAIN_SECONDS = 15.0
+"""For calls to AWS under way when the service stops: a part of the unit's TimeoutStopSec=."""
+
 
 class Fleet:
     """All clusters of this machine.
@@ -127,8 +130,8 @@ class Fleet:
                 await self._tidy()
 
     async def close(self) -> None:
-        """Let go of everything; clusters go on without us."""
-        await asyncio.gather(*(member.close() for member in self.directory))
+        """Let go of everything, once calls to AWS that are under way are answered; clusters go on without us."""
+        await asyncio.gather(*(member.close(DRAIN_SECONDS) for member in self.directory))
         await asyncio.gather(*(region.close() for region in self.regions.values()))
 
     async def region(self, name: str | None = None) -> Region:

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from flambed import journald
 from flambed.catalogue import CATALOGUE, event_of, ids_of
 from flambed.eventkind import EventKind, Level, Shape, rfc3339
 from flambed.journal import AuditLine, Entry
@@ -177,7 +178,8 @@ def configure(
     """Set structlog up, send the warnings of libraries the same way, and return the service's log.
 
     Args:
-        format: None: `console` where `stream` is a terminal, else `json`.
+        format: None: `console` where `stream` is a terminal, else `json`; that goes with its fields to systemd's journal
+            where `stream` leads there.
         level: what is less than that is not written.
         stream: None: stdout.
         strict: raise for what the catalogue does not declare.
@@ -185,10 +187,12 @@ def configure(
     stream = sys.stdout if stream is None else stream
     is_terminal = stream.isatty()
     render = _console(colors=is_terminal) if format == "console" or (format is None and is_terminal) else _json
+    to_journal = render is _json and journald.takes(stream, os.environ)
+    lines: _Lines = _Entries(stream, journald.Sender()) if to_journal else _Lines(stream)
     structlog.configure(
-        processors=render,
+        processors=_entries if to_journal else render,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=lambda *_: _Lines(stream),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
     log = Log(structlog.get_logger().bind(), strict=strict, threshold=Threshold(level))
@@ -203,6 +207,16 @@ def _in_order(_logger: object, _method: str, line: MutableMapping[str, Any]) -> 
 
 
 _json: Final[list[Any]] = [_in_order, structlog.processors.JSONRenderer()]
+
+
+def _with_fields(
+    _logger: object, _method: str, line: MutableMapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Render a line as JSON, and hand its fields on beside."""
+    return (structlog.processors.JSONRenderer()(_logger, _method, dict(line)), line), {}
+
+
+_entries: Final[list[Any]] = [_in_order, _with_fields]
 
 
 def _console(*, colors: bool) -> list[Any]:
@@ -251,6 +265,22 @@ class _Lines:
             self._stream.flush()
 
     debug = info = warning = error = write
+
+
+class _Entries(_Lines):
+    """Writes lines to systemd's journal, and to a stream what that does not take."""
+
+    def __init__(self, stream: TextIO, sender: journald.Sender) -> None:
+        super().__init__(stream)
+        self._sender = sender
+
+    def entry(self, text: str, line: Mapping[str, Any]) -> None:
+        try:
+            self._sender.send(text, line)
+        except OSError:
+            self.write(text)
+
+    debug = info = warning = error = entry  # type: ignore[assignment]
 
 
 class _Forward(logging.Handler):

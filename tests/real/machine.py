@@ -164,7 +164,9 @@ def booted() -> Iterator[Machine]:
     }
     script = [str(HERE / "throwaway-root.sh"), "-p", str(HERE / "prepare.sh")]
     init = [systemd, "--system", "--unit=multi-user.target"]
-    with subprocess.Popen([*script, *init], env=environ, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [*script, *init], env=environ, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    ) as process:
         try:
             yield Machine(_booted(process))
         finally:

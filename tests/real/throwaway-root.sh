@@ -54,6 +54,7 @@ bash -c 'echo $$ > "$0"; exec setpriv --pdeathsig KILL "$@"' "$cgroup/throwaway.
     ln -s /dev/null etc/systemd/system/$u; done
   "$THROWAWAY_PREPARE" "$PWD"
   mkdir -p .old; ip link set lo up; hostname throwaway; pivot_root . .old; cd /; umount -l /.old
+  mount --make-rshared / # as a container manager leaves it: LoadCredential= depends on it
   [ ! -e "$THROWAWAY_CANARY" ]          || { echo "throwaway-root: ABORT: the host temporary folder is visible" >&2; exit 10; }
   [ -z "$(ls -A /.old)" ]               || { echo "throwaway-root: ABORT: the old root is visible" >&2; exit 11; }
   ! grep -qE "^/dev/|ext4" /proc/mounts || { echo "throwaway-root: ABORT: a host device is mounted" >&2; exit 12; }

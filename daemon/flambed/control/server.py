@@ -98,7 +98,7 @@ class Control:
         )
         await self._runner.setup()
         await web.SockSite(self._runner, server, backlog=BACKLOG).start()
-        self._emit("control.listening", path=str(server.getsockname()), inherited=isinstance(where, int))
+        self._emit("control.listening", path=str(server.getsockname()))
 
     async def close(self) -> None:
         """Stop listening, end the streams, finish what was accepted, and remove the socket."""
