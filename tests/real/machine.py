@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +171,7 @@ def booted() -> Iterator[Machine]:
         finally:
             process.terminate()
             process.wait(ENDS_WITHIN)
+            assert not list(Path("/sys/fs/cgroup").glob(f"**/throwaway.{process.pid}")), "it left control groups behind"
 
 
 def _booted(process: subprocess.Popen[bytes]) -> int:
@@ -196,9 +196,3 @@ def _child(pid: int | None) -> int | None:
     except OSError:
         return None
     return int(children[-1]) if children else None
-
-
-def left_behind() -> list[str]:
-    """Return the control groups of throwaway roots that are left on the host."""
-    groups = Path("/sys/fs/cgroup")
-    return [str(path) for path in groups.glob("**/throwaway.*")] if shutil.which("nsenter") else []

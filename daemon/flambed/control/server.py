@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,6 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HEARTBEAT: Final = 15.0  # seconds between signs of life on a quiet stream
 BACKLOG: Final = 4096  # who knocks while all others are served; the kernel's limit is net.core.somaxconn
+LEAVE_SECONDS: Final = 1.0  # for those that were let in just before the service stops to ask, and be answered
 STOP_SECONDS: Final = 10.0  # for requests under way when the service stops
 
 
@@ -42,6 +44,7 @@ class Control:
         self._changes: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner | None = None
         self._bound: tuple[Path, int] | None = None
+        self._listening: socket.socket | None = None
         self._openapi = openapi.document()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -97,12 +100,14 @@ class Control:
             shutdown_timeout=STOP_SECONDS,
         )
         await self._runner.setup()
+        self._listening = server
         await web.SockSite(self._runner, server, backlog=BACKLOG).start()
         self._emit("control.listening", path=str(server.getsockname()))
 
     async def close(self) -> None:
-        """Stop listening, end the streams, finish what was accepted, and remove the socket."""
+        """Let nobody in any more, end the streams, finish what was accepted, and remove the socket, unless it was inherited."""
         if self._runner is not None:
+            await self._leave(self._runner)
             await self._runner.cleanup()
             self._runner = None
         if self._changes:
@@ -110,6 +115,21 @@ class Control:
         if self._bound is not None:
             unixsocket.remove(*self._bound)
             self._bound = None
+
+    async def _leave(self, runner: web.AppRunner) -> None:
+        """Accept nobody, and wait for those that were accepted: whoever connects to an inherited socket now is the next one's.
+
+        The HTTP library would hang up on a connection whose request it has not read yet.
+        """
+        loop = asyncio.get_running_loop()
+        if self._listening is not None:
+            loop.remove_reader(self._listening)
+        self._closing.set()
+        until = loop.time() + LEAVE_SECONDS
+        while loop.time() < until:
+            await asyncio.sleep(0.01)  # it tells nobody when a connection ends
+            if runner.server is None or not runner.server.connections:
+                return
 
     async def _end_streams(self, _app: web.Application) -> None:
         self._closing.set()
