@@ -59,6 +59,7 @@ async def test_an_idle_host_is_due_and_a_busy_one_is_not() -> None:
     assert len(cloud.ec2.of("describe_instances")) == 1
 
 
+@pytest.mark.idle("own fakes")
 @virtual
 async def test_our_own_fakes_are_not_its_cpu_and_still_no_proof_of_idleness() -> None:
     """A minute with the real point too is idle; one with the fake alone is not known to be."""
@@ -71,6 +72,7 @@ async def test_our_own_fakes_are_not_its_cpu_and_still_no_proof_of_idleness() ->
     assert (await examined(cloud, case(alone)))[0].finding is Finding.NOT_DUE
 
 
+@pytest.mark.idle("the alarm did not act")
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -89,6 +91,7 @@ async def test_a_host_that_may_be_somebody_elses_is_never_due(changes: dict[str,
     assert why in found.why
 
 
+@pytest.mark.idle("CloudWatch unreachable")
 @virtual
 async def test_without_any_cpu_nothing_is_known() -> None:
     """No data is not idleness."""
@@ -96,6 +99,7 @@ async def test_without_any_cpu_nothing_is_known() -> None:
     assert (await examined(cloud, case(has(cloud, 1, {}))))[0].finding is Finding.UNKNOWN
 
 
+@pytest.mark.idle("window", "basic monitoring")
 @virtual
 async def test_basic_monitoring_and_long_timeouts_are_read_in_their_own_periods() -> None:
     """Five minutes, and hours: an hour's average is what the alarm goes by, too."""
@@ -108,6 +112,7 @@ async def test_basic_monitoring_and_long_timeouts_are_read_in_their_own_periods(
     assert periods == {300, 3600}
 
 
+@pytest.mark.idle("CloudWatch unreachable")
 @virtual
 async def test_what_cannot_be_read_is_an_error_and_no_verdict() -> None:
     """It is tried again, with growing pauses, as any other step."""

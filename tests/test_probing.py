@@ -78,6 +78,7 @@ async def test_a_host_is_asked_every_five_minutes_and_says_nothing_new_each_time
     assert edges(cloud) == []
 
 
+@pytest.mark.idle("votes")
 @virtual
 async def test_a_busy_gpu_is_a_vote_from_the_probe_that_sees_it_to_the_one_that_does_not() -> None:
     """Above the setting, and not at it."""
@@ -91,6 +92,7 @@ async def test_a_busy_gpu_is_a_vote_from_the_probe_that_sees_it_to_the_one_that_
     assert ended - began == pytest.approx(10 * MINUTE, abs=2)
 
 
+@pytest.mark.idle("votes")
 @virtual
 async def test_somebody_at_a_terminal_is_a_vote_for_half_an_hour_from_the_last_input() -> None:
     """A terminal without input, as a forgotten tmux, is none."""
@@ -122,6 +124,7 @@ async def test_the_experiment_is_a_vote_while_its_process_runs() -> None:
     assert edges(cloud) == [("VoteBegan", "experiment"), ("VoteEnded", "experiment")]
 
 
+@pytest.mark.idle("votes", "host mute and no CPU data")
 @virtual
 async def test_a_probe_that_fails_proves_nothing_and_keeps_a_vote_for_fifteen_minutes_at_most() -> None:
     """Neither use nor idleness; after that the host counts as mute, and is told as such once."""
@@ -170,6 +173,7 @@ async def test_what_a_host_cannot_tell_keeps_what_was_known_for_its_lease() -> N
     assert cloud.heard.of(HostMute) == []
 
 
+@pytest.mark.idle("votes", "daemon restarted")
 @virtual
 async def test_a_service_that_restarts_again_and_again_does_not_prolong_a_vote() -> None:
     """The lease is kept across restarts: a host that nobody reaches is not immortal."""
@@ -188,6 +192,7 @@ async def test_a_service_that_restarts_again_and_again_does_not_prolong_a_vote()
     assert memory == {}
 
 
+@pytest.mark.idle("dead-man's timer", "timeout changed on a live cluster")
 @virtual
 async def test_a_new_timeout_and_a_hold_are_told_to_the_timer_at_once() -> None:
     """Not at the next probe: until then it would end the host by the old ones."""
