@@ -644,8 +644,8 @@ async def test_our_own_metric_has_the_real_cpu_or_the_vote_each_minute() -> None
         keeper.want(ME, {**table([idle, unknown]), voted: wanted(voted, vote_until=math.inf)}, cloud.heard.take)
         await asyncio.sleep(601)
     own = {host: cloud.cloudwatch.written(host, "Flambed/EC2") for host in (idle, voted, unknown)}
-    minutes = [START + MINUTE * n for n in range(11)]
-    assert own[idle] == dict.fromkeys(minutes, 0.25)
+    minutes = [START + MINUTE * n for n in range(-9, 11)]
+    assert own[idle] == dict.fromkeys(minutes[9:], 0.25)
     assert own[voted] == dict.fromkeys(minutes, 100.0)
     assert own[unknown] == {}
 
