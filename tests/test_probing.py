@@ -291,7 +291,7 @@ async def test_an_idle_hosts_missed_minutes_are_filled_once_it_has_been_asked() 
     async with back(cloud, hosts):
         await asyncio.sleep(4 * MINUTE)
     written = cloud.cloudwatch.written(HOST, protect.OWN_NAMESPACE)
-    assert sorted(written) == [START + MINUTE * number for number in range(-60, 4)]
+    assert sorted(written) == [START + MINUTE * number for number in range(-60, 5)]
     assert set(written.values()) == {0.2}
 
 
