@@ -5,11 +5,14 @@ All times are minutes of the lab, counted from the moment at which the lab was o
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+import asyncssh
 
 from flambed.clock import Clock
 from tests.lab.labproc import LabProcess, start_lab
@@ -69,6 +72,18 @@ class Idling:
         time.sleep(minutes * self.minute)
 
     # --- hosts ---
+
+    def run(self, instance: str, command: str) -> str:
+        """Run a command on a host, which has to end well; return what it printed."""
+
+        async def run() -> str:
+            address, port, key = self.lab.instance(instance)["address"], self.lab.info["ssh_port"], self.lab.info["key"]
+            async with asyncssh.connect(
+                address, port, username="ubuntu", client_keys=[key], known_hosts=None, config=None, agent_path=None
+            ) as connection:
+                return str((await connection.run(command, check=True)).stdout)
+
+        return asyncio.run(run())
 
     def up(self, name: str = "c", **changes: Any) -> dict[str, str]:
         """Bring up a cluster whose orchestrator never ends; return its instances by name, without the cluster's own."""
