@@ -104,14 +104,15 @@ class LearnHostKey(Action):
 
 @dataclass(frozen=True, slots=True)
 class SetUp(Action):
-    """Connect, describe the cluster to the host, run the set-up commands from `first` on.
+    """Connect, see to the host's own key, describe the cluster to it, run the set-up commands from `first` on.
 
-    -> HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone
+    -> HostReached, HostKeyMade, HostKeyLearned or HostKeyKept, HostInformed, CommandStarted, CommandEnded, SetupDone
     """
 
     instance: str
     address: str
-    host_key: str
+    host_keys: tuple[str, ...]  # that the host may show, the pinned one first
+    rekey: bool  # it is to make itself a key in the place of the one out of its user data
     first: int  # the number of the command to begin with
     attempt: int
     commands: tuple[str, ...]
@@ -127,11 +128,12 @@ class SetUp(Action):
 
 @dataclass(frozen=True, slots=True)
 class Inform(Action):
-    """Bring ~/.flambed/cluster.json on a host up to date. -> HostInformed"""
+    """Bring ~/.flambed/cluster.json on a host up to date. -> HostInformed, and what SetUp tells of its key"""
 
     instance: str
     address: str
-    host_key: str
+    host_keys: tuple[str, ...]
+    rekey: bool
     description: str
     digest: str
 
@@ -200,8 +202,9 @@ class Judge(Action):
 class Question:
     """How a host itself is asked whether it is in use, and what its own timer is told."""
 
+    instance: str
     address: str
-    host_key: str
+    host_keys: tuple[str, ...]
     username: str
     minutes: int | None  # the timeout that the timer is told
     threshold: float

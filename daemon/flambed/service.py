@@ -131,7 +131,7 @@ class Service:
         wanted = desired_of(member)
         name = wanted.instance_name(instance.role, instance.index)
         address = instance.public_host if self._settings.address == "public" else instance.private_host
-        if address is None or instance.host_key is None:
+        if address is None or not instance.host_keys:
             raise ConflictError(f"{name} is {instance.stage.value}: there is no address or host key to log in with yet")
         return {
             "instance": instance.id,
@@ -139,7 +139,7 @@ class Service:
             "address": address,
             "port": self._settings.ssh_port,
             "username": wanted.username,
-            "host_keys": [instance.host_key],
+            "host_keys": list(instance.host_keys),
             "key_path": wanted.key,
         }
 

@@ -201,6 +201,7 @@ class Story:
             self.ends_one(
                 action,
                 facts.HostReached(at=self.now, instance=subject),
+                *self._rekeyed(action),
                 facts.HostInformed(at=self.now, instance=subject, digest=action.description_digest),
                 facts.CommandStarted(at=self.now, instance=subject, number=0, attempt=action.attempt),
                 facts.CommandEnded(
@@ -217,7 +218,17 @@ class Story:
     def informs(self) -> None:
         """All hosts take the new description."""
         for action in [a for a in self.running if isinstance(a, Inform)]:
-            self.ends_one(action, facts.HostInformed(at=self.now, instance=action.instance, digest=action.digest))
+            told = facts.HostInformed(at=self.now, instance=action.instance, digest=action.digest)
+            self.ends_one(action, *self._rekeyed(action), told)
+
+    def _rekeyed(self, action: SetUp | Inform) -> list[Fact]:
+        if not action.rekey:
+            return []
+        instance, made = action.instance, f"{KEY}-of-{action.instance}"
+        return [
+            facts.HostKeyMade(at=self.now, instance=instance, public_key=made),
+            facts.HostKeyLearned(at=self.now, instance=instance, public_key=made, source="replaced"),
+        ]
 
     def becomes_ready(self, wanted: Cluster | None = None) -> None:
         """Tell the usual life up to ready: orchestrator i-o and factories i-0, i-1, ..."""

@@ -82,7 +82,8 @@ def _earlier(world: World, instance: Instance, at: float) -> Instance | None:
     possible = instance.alarm_left or (timed and not instance.alarm_removed)
     if instance.stage is not Stage.GONE:
         # What is ending belongs to the past: this `up` replaces it.
-        instance = replace(instance, alarm_possible=possible, ended=Ending.ASKED if instance.ended else None)
+        ended = Ending.ASKED if instance.ended else None
+        instance = replace(instance, alarm_possible=possible, ended=ended, host_key_kept=None)
         # Nobody tried to reach the hosts of a cluster whose record was lost.
         return replace(instance, reach_from=at, setup_from=at) if world.recovered else instance
     if possible or instance.volumes_left:
@@ -334,6 +335,10 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.VolumesLeft: sightings.volumes_left,
     facts.StartAccepted: sightings.start_accepted,
     facts.HostKeyLearned: hosts.host_key_learned,
+    facts.HostKeyMade: hosts.host_key_made,
+    facts.HostKeyKept: hosts.host_key_kept,
+    facts.HostKeyRefused: hosts.host_key_refused,
+    facts.HostKeyTrusted: hosts.host_key_trusted,
     facts.HostReached: hosts.host_reached,
     facts.HostInformed: hosts.host_informed,
     facts.CommandStarted: hosts.command_started,

@@ -94,9 +94,9 @@ def _set_up(draft: Draft, instance: Instance) -> None:
     if instance.stage is not Stage.RUNNING:  # it was reached before, and the link was lost
         reach_by = draft.now + draft.rules.reach_deadline
     address = draft.address_of(instance)
-    if instance.host_key is None:
+    if not instance.host_keys:
         draft.want(LearnHostKey(instance.id))
-    if instance.host_key is None or address is None or not _may_start(draft, instance):
+    if not instance.host_keys or address is None or not _may_start(draft, instance):
         draft.wake(reach_by)
         if draft.now >= reach_by:
             draft.conclusions.append(_given_up(draft, instance))
@@ -105,7 +105,8 @@ def _set_up(draft: Draft, instance: Instance) -> None:
         SetUp(
             instance=instance.id,
             address=address,
-            host_key=instance.host_key,
+            host_keys=instance.host_keys,
+            rekey=_rekey(draft, instance),
             first=instance.commands_done if instance.setup_digest == draft.setup else 0,
             attempt=instance.attempt,
             commands=draft.desired.setup_cmds,
@@ -125,7 +126,7 @@ def _may_start(draft: Draft, instance: Instance) -> bool:
 
 
 def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:
-    if instance.host_key is None:
+    if not instance.host_keys:
         failure = draft.world.failures.get(Key("host_key", instance.id))
         said = f" ({failure.message})" if failure else ""
         message = f"nothing vouches for its host key{said}; it is never trusted blindly"
@@ -142,9 +143,14 @@ def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:
 
 def _inform(draft: Draft, instance: Instance) -> None:
     """Tell a ready host who belongs to the cluster now, unless that is still changing."""
-    digest = draft.description_digest
-    if instance.informed == digest or draft.world.intents:
+    digest, rekey = draft.description_digest, _rekey(draft, instance)
+    if (instance.informed == digest and not rekey) or draft.world.intents:
         return
     address = draft.address_of(instance)
-    if address is not None and instance.host_key is not None:
-        draft.want(Inform(instance.id, address, instance.host_key, draft.description_text, digest))
+    if address is not None and instance.host_keys:
+        draft.want(Inform(instance.id, address, instance.host_keys, rekey, draft.description_text, digest))
+
+
+def _rekey(draft: Draft, instance: Instance) -> bool:
+    """Whether it has the key of its user data still, which many may know, and can make itself another."""
+    return instance.host_key == draft.world.host_key and instance.host_key_kept is None
