@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from flambed import __version__, access, doctor, durations, garbage, history, status
+from flambed import __version__, access, doctor, durations, garbage, history, status, trust
 from flambed.access import Caller
 from flambed.admission import Admission
 from flambed.clock import Clock
@@ -214,7 +214,16 @@ class Service:
             self._access.check_admin(caller, "have the service examined")
         folder, daemon = self._journal.path.parent, self._bench.daemon
         why = self._journal.health.read_only
-        return await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why)
+        found = await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why)
+        return found + [
+            doctor.check(
+                f"host key of {desired_of(m).instance_name(i.role, i.index)} ({i.id})", False, said, doctor.TRUST
+            )
+            for m in self._directory
+            if m.world.desired is not None and self._access.may_act(caller, m.world.owner)
+            for i in m.world.instances.values()
+            if (said := status.refusal_of(i)) is not None
+        ]
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""
@@ -273,6 +282,14 @@ class Service:
             )
             await asyncio.gather(member.loop.take(asked), member.loop.take(look))
             return self._status(member)
+
+    async def trust(self, caller: Caller, ref: str, host: str, fingerprint: str | None) -> dict[str, Any]:
+        """Pin the host key with this fingerprint, if the host shows it; without one only tell what it shows."""
+        member = self._directory.find(ref)
+        self._access.check_act(caller, member.world.owner, f"vouch for hosts of {ref}")
+        instance = host_of(member.world, host, ref)
+        name = desired_of(member).instance_name(instance.role, instance.index)
+        return await trust.trust(member, self._settings, instance, name, wanted=fingerprint, by=caller.uid)
 
     def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, HostKey]:
         """Keep the keys of an `up`; return the public host key that was kept before, and the pair that is now.

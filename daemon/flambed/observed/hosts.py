@@ -25,6 +25,9 @@ def instance_tagged(world: World, fact: facts.InstanceTagged) -> World:
 
 
 def host_key_learned(world: World, fact: facts.HostKeyLearned) -> World:
+    instance = world.instances.get(fact.instance)
+    if fact.source == "console" and instance is not None and instance.host_key is not None:
+        return world  # a person was faster
     return _pinned(world, fact.instance, fact.public_key)
 
 
@@ -44,6 +47,8 @@ def host_key_refused(world: World, fact: facts.HostKeyRefused) -> World:
 
 
 def host_key_trusted(world: World, fact: facts.HostKeyTrusted) -> World:
+    learning = facts.Key("host_key", fact.instance)
+    world = replace(world, failures={key: failure for key, failure in world.failures.items() if key != learning})
     return _pinned(world, fact.instance, fact.public_key)
 
 
