@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test crash-matrix bench check format lint types contracts schemas lock clean
+.PHONY: help install demo test test-real crash-matrix bench check format lint types contracts schemas lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ WORKERS ?= 3
 test: $(STAMP) ## run the tests
 	@echo "== running the tests"
 	@$(BIN)/pytest -q --seed-report --numprocesses $(WORKERS) --dist loadfile
+
+test-real: $(STAMP) ## only the tests against real parts, as OpenSSH's sshd; they need root
+	@$(BIN)/pytest -q tests/real
 
 LIVES ?= 3000
 simulate: $(STAMP) ## live LIVES seeded lives (3000) over all cores, any weather; a seed that fails tells its story

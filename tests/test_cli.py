@@ -594,7 +594,11 @@ async def test_a_host_key_is_pinned_by_its_fingerprint_and_never_blindly(ctl: Ct
     """A script has to name it; who is asked has to type yes. Both keys are told."""
     old, new = f"SHA256:{'a' * 43}", f"SHA256:{'b' * 43}"
     named = await ctl("trust", "old", "old_factory_0", "--fingerprint", new)
-    assert (named.code, named.out, named.err) == (0, f"old_factory_0 (i-1): {new} is pinned, in the place of {old}\n")
+    assert (named.code, named.out, named.err) == (
+        0,
+        f"old_factory_0 (i-1): {new} is pinned, in the place of {old}\n",
+        "",
+    )
     assert ctl.service.calls[-1][2] == {"ref": "old", "host": "old_factory_0", "fingerprint": new}
     before = len(ctl.service.calls)
     blind = await ctl("trust", "old", "old_factory_0")

@@ -304,19 +304,21 @@ async def shown_keys(address: str, port: int, deadlines: Deadlines = Deadlines()
         SshError: UNREACHABLE.
     """
     keys = []
+    why: Exception | None = None
     for kind in _KEY_KINDS:
         try:
             async with asyncio.timeout(deadlines.connect + deadlines.login):
                 key = await asyncssh.get_server_host_key(address, port, server_host_key_algs=kind, config=None)
-        except asyncssh.KeyExchangeFailed:
-            continue  # it has none of that kind
         except TimeoutError:
             raise SshError(Reason.UNREACHABLE, "timeout", f"{address} port {port} shows no host key in time") from None
-        except (asyncssh.Error, OSError) as error:
-            message = f"{address} port {port} shows no host key: {error}"
-            raise SshError(Reason.UNREACHABLE, type(error).__name__, message) from error
+        except (asyncssh.Error, OSError) as error:  # a server that has none of that kind may also just hang up
+            why = error
+            continue
         if key is not None:
             keys.append(as_text(key))
+    if why is not None and not keys:
+        message = f"{address} port {port} shows no host key: {why}"
+        raise SshError(Reason.UNREACHABLE, type(why).__name__, message) from why
     return tuple(keys)
 
 
