@@ -16,7 +16,8 @@ from flambed.outputs import Outputs
 from flambed.setupkeys import command_key, setup_digest
 from flambed.ssh import Deadlines, SshError, Target, connect_when_up, new_host_key
 from flambed.steps import link
-from flambed.steps.setup import SetupError, SetupWork, inform, set_up
+from flambed.steps.link import SetupError
+from flambed.steps.setup import SetupWork, inform, set_up
 from tests.sshserver import Gate, SshHost, kill_runner, processes_of, ssh_host, wire_to
 
 CLUSTER = '{"name": "x"}\n'

@@ -119,6 +119,8 @@ class SetUp(Action):
     digest: str  # of the commands
     description: str  # the text of ~/.flambed/cluster.json
     description_digest: str
+    lets_in: str | None  # the cluster's public key, which a factory is to let in
+    lets_in_digest: str
     reach_by: float  # UNIX seconds: a host that is not reached by then has failed
 
     @property
@@ -140,6 +142,31 @@ class Inform(Action):
     @property
     def keys(self) -> tuple[Key, ...]:
         return (Key("inform", self.instance),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A factory, as the orchestrator has to know it."""
+
+    instance: str
+    name: str
+    address: str  # within the network of the cluster
+    host_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Acquaint(Action):
+    """Tell the orchestrator how to log in to its factories, or a factory to let it in. -> HostAcquainted"""
+
+    instance: str
+    address: str
+    host_keys: tuple[str, ...]
+    peers: tuple[Peer, ...] | None  # None: it is a factory
+    digest: str
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return (Key("acquaint", self.instance),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -327,6 +327,10 @@ _KINDS: Final = (
         facts.BecameIdle,
     ),
     EventKind(
+        "host.acquainted", "debug", "A host has its part of the orchestrator's way to the factories over SSH.",
+        {"digest": _DIGEST}, facts.HostAcquainted,
+    ),
+    EventKind(
         "setup.command_started", "info", "A set-up command runs on a host, or was found running.", _COMMAND,
         facts.CommandStarted,
     ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from flambed import userdata
 from flambed.actions import (
+    Acquaint,
     Action,
     CleanUp,
     Describe,
@@ -51,7 +52,7 @@ from flambed.policy import policy_of
 from flambed.region import Region
 from flambed.settings import Settings
 from flambed.ssh import Deadlines, Host, HostKeyChangedError, Target, connect_when_up
-from flambed.steps import cleanup, judge, launch, retire, setup
+from flambed.steps import acquaint, cleanup, judge, launch, retire, setup
 from flambed.tags import tags_of
 
 SHORTEST_REACH = 10.0
@@ -117,6 +118,9 @@ class Hands:
             case Inform():
                 with _told(action.instance, action.host_keys, self._region.clock.now, emit):
                     await self._inform(action, desired, emit)
+            case Acquaint():
+                with _told(action.instance, action.host_keys, self._region.clock.now, emit):
+                    await self._acquaint(action, world, desired, emit)
             case Terminate(instances):
                 return await self._terminate(instances, desired, emit)
             case CleanUp() | LetGo():
@@ -200,6 +204,8 @@ class Hands:
             description=action.description,
             description_digest=action.description_digest,
             rekey=action.rekey,
+            lets_in=action.lets_in,
+            lets_in_digest=action.lets_in_digest,
         )
         async with self._bench.ssh_slots:
             await setup.set_up(
@@ -223,6 +229,24 @@ class Hands:
                 deadline=INFORM_DEADLINE,
                 emit=emit,
                 written=emit.written,
+                now=self._region.clock.now,
+                connect=self._connect,
+            )
+
+    async def _acquaint(self, action: Acquaint, world: World, desired: Cluster, emit: Emit) -> None:
+        target = await self._target(action.address, action.host_keys, desired.username)
+        what: acquaint.Guide | str = world.peer_key
+        if action.peers is not None:
+            pair = await asyncio.to_thread(self._bench.keys.peer_key, self._cluster_id)
+            what = acquaint.Guide(pair.private, desired.username, self._bench.settings.ssh_port, action.peers)
+        async with self._bench.ssh_slots:
+            await acquaint.acquaint(
+                action.instance,
+                target,
+                what,
+                action.digest,
+                deadline=INFORM_DEADLINE,
+                emit=emit,
                 now=self._region.clock.now,
                 connect=self._connect,
             )

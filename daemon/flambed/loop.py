@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flambed.actions import Action, Inform, Launch, LearnHostKey, Protection, SetUp
+from flambed.actions import Acquaint, Action, Inform, Launch, LearnHostKey, Protection, SetUp
 from flambed.errors import ClusterError, FlambedError, Reason, StepError
 from flambed.journal import Entry, Journal, JournalError
 from flambed.observed.facts import ActionEnded, ActionFailed, ActionsBegan, Fact, Key, LaunchIntended
@@ -256,7 +256,7 @@ class ClusterLoop:
     def _call_off(self) -> None:
         """Cancel the steps about hosts that are ending: nobody waits for a connection to a machine that is given back."""
         for task, action in self._steps.items():
-            if isinstance(action, SetUp | Inform | LearnHostKey):
+            if isinstance(action, SetUp | Inform | Acquaint | LearnHostKey):
                 instance = self.world.instances.get(action.instance)
                 if instance is not None and instance.stage in (Stage.STOPPING, Stage.GONE):
                     task.cancel()

@@ -24,7 +24,7 @@ from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedE
 from flambed.fleet import Fleet
 from flambed.hands import Bench
 from flambed.journal import Journal, unwritable
-from flambed.keys import HostKey
+from flambed.keys import KeyPair
 from flambed.observed import facts, survey
 from flambed.observed.fold import fold
 from flambed.observed.instance import Stage
@@ -264,7 +264,7 @@ class Service:
             cluster_id = member.cluster_id if member else lost.cluster_id if lost else secrets.token_hex(8)
             owner = lost.owner if lost and lost.owner != NOBODY else caller.uid
             self._admission.check_key(cluster_id, key)
-            known_key, pair = await asyncio.to_thread(
+            known_key, pair, peer_key = await asyncio.to_thread(
                 self._keep_keys, cluster_id, key, fresh=member is None and lost is None
             )
             if past is not None:
@@ -277,6 +277,7 @@ class Service:
                 self._asked(caller, wanted, region, shrink=shrink),
                 cluster_id=cluster_id,
                 host_key=pair.public,
+                peer_key=peer_key,
                 host_key_since=0.0 if known_key else self._clock.now(),
                 owner=member.world.owner if known else owner,
             )
@@ -291,8 +292,9 @@ class Service:
         name = desired_of(member).instance_name(instance.role, instance.index)
         return await trust.trust(member, self._settings, instance, name, wanted=fingerprint, by=caller.uid)
 
-    def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, HostKey]:
-        """Keep the keys of an `up`; return the public host key that was kept before, and the pair that is now.
+    def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, KeyPair, str]:
+        """Keep the keys of an `up`; return the public host key that was kept before, the pair that is now, and the
+        public key of the orchestrator.
 
         Raises:
             ReadOnlyError: the disk refuses; nothing of a fresh cluster's is left.
@@ -301,7 +303,7 @@ class Service:
         try:
             if key is not None:
                 keys.keep_login_key(cluster_id, key)
-            return keys.kept_host_key(cluster_id), keys.host_key(cluster_id)
+            return keys.kept_host_key(cluster_id), keys.host_key(cluster_id), keys.peer_key(cluster_id).public
         except OSError as error:
             if fresh:
                 keys.forget(cluster_id)

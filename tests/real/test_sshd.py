@@ -11,15 +11,34 @@ from pathlib import Path
 
 import pytest
 
+from flambed.actions import Peer
 from flambed.errors import Reason
 from flambed.hostkey import fingerprint
-from flambed.observed.facts import CommandEnded, CommandStarted, Fact, HostKeyKept, HostKeyLearned, HostKeyMade
+from flambed.observed.facts import (
+    CommandEnded,
+    CommandStarted,
+    Fact,
+    HostAcquainted,
+    HostKeyKept,
+    HostKeyLearned,
+    HostKeyMade,
+)
 from flambed.outputs import Outputs
 from flambed.setupkeys import setup_digest
-from flambed.ssh import Deadlines, HostKeyChangedError, SshError, Target, connect, connect_when_up, shown_keys
+from flambed.ssh import (
+    Deadlines,
+    HostKeyChangedError,
+    SshError,
+    Target,
+    connect,
+    connect_when_up,
+    new_host_key,
+    shown_keys,
+)
 from flambed.steps import link
+from flambed.steps.acquaint import Guide, acquaint
 from flambed.steps.setup import SetupWork, set_up
-from tests.real.hosts import BOOTSTRAP_PUBLIC, RealHost
+from tests.real.hosts import BOOTSTRAP_PUBLIC, LOGIN_PUBLIC, RealHost
 from tests.sshserver import eventually
 
 MakeHost = Callable[..., RealHost]
@@ -211,3 +230,38 @@ async def test_a_connection_to_a_host_that_was_cut_off_is_given_up_and_made_agai
     until = asyncio.get_running_loop().time() + 20
     async with connect_when_up(host.target(), until=until, deadlines=DEADLINES) as session:
         assert (await session.run("hostname", timeout=20)).stdout == f"{host.name}\n"
+
+
+# --- from host to host -------------------------------------------------------------------------------------------
+
+
+async def test_the_orchestrator_logs_in_to_its_factories_by_name_without_a_prompt(hosts: MakeHost, desk: Desk) -> None:
+    """By the pinned key and no other; what was in the user's files stays, and doing it again changes nothing."""
+    host = hosts()  # it is both, so that no packet has to be routed
+    private, public = new_host_key()
+    (host.folder / "root" / ".ssh" / "config").write_text("Host elsewhere\n    User nobody")
+    for key, code in ((BOOTSTRAP_PUBLIC, 0), (new_host_key()[1], 255)):
+        peer = Peer(instance="i-0", name="x_factory_0", address=host.address, host_keys=(key,))
+        for what in (public, Guide(private, "root", 22, (peer,))):
+            for _ in range(2):
+                await acquaint(
+                    "i-o",
+                    host.target(),
+                    what,
+                    "d",
+                    deadline=20,
+                    emit=desk.emit,
+                    now=lambda: 1.0,
+                    connect=connect_when_up,
+                )
+        async with connect(host.target(), DEADLINES) as session:
+            for name in ("x_factory_0", host.address):
+                done = await session.run(f"ssh -o BatchMode=yes {name} hostname", timeout=20)
+                assert (done.code, done.stdout) == (code, f"{host.name}\n" if code == 0 else ""), done.stderr
+    assert "Host key verification failed" in done.stderr
+    files = host.folder / "root"
+    assert (files / ".flambed" / "ssh" / "id_ed25519").stat().st_mode & 0o777 == 0o600
+    assert (files / ".ssh" / "authorized_keys").read_text().splitlines() == [LOGIN_PUBLIC, public]
+    config = (files / ".ssh" / "config").read_text()
+    assert config == "Include ~/.flambed/ssh/config\nHost elsewhere\n    User nobody"
+    assert len(desk.of(HostAcquainted)) == 8

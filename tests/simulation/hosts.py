@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from flambed.errors import Reason
 from flambed.observed import probes
 from flambed.ssh import Deadlines, Host, HostKeyChangedError, Result, SshError, Target
-from flambed.steps import rekey, setup
+from flambed.steps import acquaint, link, rekey, setup
 from tests.simulation.cloud import Cloud, Machine
 from tests.simulation.faults import Weather
 from tests.simulation.wire import Process
@@ -214,7 +214,7 @@ _BEGINNINGS = {
     shlex.join(["sh", "-c", rekey.AS_ROOT, "flambed", "sh", "-c", rekey.REKEY, "flambed"]): REKEYED,
     **{
         shlex.join(["sh", "-c", script, "flambed"]): script
-        for script in (setup.RUNNER, setup.INFORM, setup._PEEK, probes.PROBE)
+        for script in (setup.RUNNER, link.INFORM, acquaint.ACQUAINT, setup._PEEK, probes.PROBE)
     },
 }
 

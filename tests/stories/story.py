@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from flambed.actions import (
+    Acquaint,
     Action,
     CleanUp,
     Describe,
@@ -294,6 +295,8 @@ def words(action: Action) -> str:
             return f"set up {action.instance} from {action.first}"
         case Inform(instance):
             return f"inform {instance}"
+        case Acquaint(instance, _, _, peers):
+            return f"acquaint {instance}" + (f" with {' '.join(peer.instance for peer in peers)}" if peers else "")
         case Judge(cases):
             return f"judge {' '.join(case.instance for case in cases)}"
         case CleanUp(volumes) | LetGo(volumes):

@@ -90,6 +90,7 @@ class UpRequested(Fact):
     may_adopt: bool  # the owner may take over instances that this service did not launch
     shrink: bool = False
     host_key_since: float = 0.0  # hosts that were launched before carry another key
+    peer_key: str = ""  # public half of the key with which the orchestrator logs in to the factories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,6 +375,14 @@ class HostInformed(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostAcquainted(Fact):
+    """The host has its part of the orchestrator's way to the factories: who is let in, or whom it may trust."""
+
+    instance: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandStarted(Fact):
     """A set-up command is running on the host, or was found running."""
 
@@ -523,7 +532,7 @@ FACTS: Mapping[str, type[Fact]] = {
         StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted,
         TerminationOverdue, VolumesRemoved, VolumesLeft, StartAccepted,
         HostKeyLearned, HostKeyMade, HostKeyKept, HostKeyRefused, HostKeyTrusted,
-        HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
+        HostReached, HostInformed, HostAcquainted, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
         AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
         VoteBegan, VoteEnded, TimerSeen, HostMute, HostHeard, Judged,
     )

@@ -72,6 +72,10 @@ def host_informed(world: World, fact: facts.HostInformed) -> World:
     return _change(world, fact.instance, informed=fact.digest)
 
 
+def host_acquainted(world: World, fact: facts.HostAcquainted) -> World:
+    return _change(world, fact.instance, acquainted=fact.digest)
+
+
 def command_started(world: World, fact: facts.CommandStarted) -> World:
     instance = world.instances.get(fact.instance)
     if instance is None or instance.stage not in (Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):

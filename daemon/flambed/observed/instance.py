@@ -145,6 +145,7 @@ class Instance:
     reach_from: float | None = None  # from when on it has to be reachable
     setup_from: float | None = None  # from when on set-up keeps its protection off
     informed: str | None = None
+    acquainted: str | None = None  # what it knows of the orchestrator's way to the factories
     setup_digest: str | None = None  # of the list of commands that the next three speak of
     commands_done: int = 0
     command: int | None = None  # running now

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flambed.actions import Describe, Inform, LearnHostKey, SetUp, Tag
+from flambed.actions import Acquaint, Describe, Inform, LearnHostKey, Peer, SetUp, Tag
 from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed.facts import HostGivenUp, Key
-from flambed.observed.instance import Instance, Stage
+from flambed.observed.instance import UNDER_WAY, Instance, Stage
 from flambed.plan.draft import Draft
 from flambed.tags import INSTANCE_TAG, digest_of, tags_of
 
@@ -27,6 +27,7 @@ def attend(draft: Draft) -> None:
         _tag(draft, instance, common[instance.role])
         if instance.stage is Stage.READY and instance.setup_done == draft.setup:
             _inform(draft, instance)
+            _acquaint(draft, instance)
         elif instance.stage in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
             _set_up(draft, instance)
 
@@ -113,6 +114,8 @@ def _set_up(draft: Draft, instance: Instance) -> None:
             digest=draft.setup,
             description=draft.description_text,
             description_digest=draft.description_digest,
+            lets_in=draft.world.peer_key if instance.role is Role.FACTORY and draft.world.peer_key else None,
+            lets_in_digest=digest_of({"peer_key": draft.world.peer_key}),
             reach_by=reach_by,
         )
     )
@@ -149,6 +152,33 @@ def _inform(draft: Draft, instance: Instance) -> None:
     address = draft.address_of(instance)
     if address is not None and instance.host_keys:
         draft.want(Inform(instance.id, address, instance.host_keys, rekey, draft.description_text, digest))
+
+
+def _acquaint(draft: Draft, instance: Instance) -> None:
+    """Let the orchestrator know its factories, as soon as none of them is under way, and let them know it."""
+    world, address = draft.world, draft.address_of(instance)
+    if not world.peer_key or address is None or not instance.host_keys:
+        return
+    if instance.role is Role.FACTORY:
+        peers, digest = None, digest_of({"peer_key": world.peer_key})
+    else:
+        factories = [i for i in world.of(Role.FACTORY) if i.private_host is not None and i.host_keys]
+        if world.intents or any(i.stage in UNDER_WAY for i in world.of(Role.FACTORY)):
+            return
+        peers = tuple(_peer(draft, factory) for factory in factories if factory.stage is not Stage.STOPPING)
+        known = {peer.instance: (peer.name, peer.address, *peer.host_keys) for peer in peers}
+        digest = digest_of({"peer_key": world.peer_key, "username": draft.desired.username, "peers": known})
+    if instance.acquainted != digest:
+        draft.want(Acquaint(instance.id, address, instance.host_keys, peers, digest))
+
+
+def _peer(draft: Draft, factory: Instance) -> Peer:
+    return Peer(
+        instance=factory.id,
+        name=draft.desired.instance_name(factory.role, factory.index),
+        address=factory.private_host or "",
+        host_keys=factory.host_keys,
+    )
 
 
 def _rekey(draft: Draft, instance: Instance) -> bool:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from importlib import resources
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
@@ -22,6 +23,8 @@ PAUSES: Final = (
 )  # seconds before a dropped link is made anew, or a cut-off command run again
 SHORT: Final = 30.0  # seconds, for what takes a moment on any host that lives
 
+INFORM: Final = resources.files(__package__).joinpath("inform.sh").read_text(encoding="utf-8")
+
 T = TypeVar("T")
 
 
@@ -30,6 +33,22 @@ class Connector(Protocol):
 
     def __call__(self, target: Target, *, until: float) -> AbstractAsyncContextManager[Host]:
         """Return a connection to `target`; `until` is on the running loop's clock."""
+
+
+class SetupError(StepError):
+    """A host that was reached and could not be set up.
+
+    Attributes:
+        number: of the set-up command that it is about, counting from 0; None for the description of the cluster.
+        exit_code: the command's, None where it has none.
+    """
+
+    def __init__(
+        self, reason: Reason, code: str, message: str, *, number: int | None = None, exit_code: int | None = None
+    ) -> None:
+        super().__init__(reason, code, message)
+        self.number = number
+        self.exit_code = exit_code
 
 
 class CutOffError(StepError):
@@ -93,6 +112,22 @@ async def insist(attempt: Callable[[], Awaitable[T]]) -> T:
                 raise
         await asyncio.sleep(pause)
     return await attempt()
+
+
+async def store(link: Link, instance: str, file: str, content: str, *, mode: str) -> None:
+    """Put a file below ~/.flambed of a host, whole or not at all; nobody else can read it before it has its mode.
+
+    Raises:
+        SshError: the host could not be reached, or the link dropped again and again.
+        SetupError: it could not be written.
+    """
+    size = str(len(encoded(content)))
+    code, _, _ = await insist(lambda: link.run(INFORM, size, file, mode, stdin=content, timeout=SHORT))
+    if code != 0:
+        why = "is its disk full, or the home folder not writable?"
+        raise SetupError(
+            Reason.COMMAND_FAILED, f"exit {code}", f"~/.flambed/{file} cannot be written on {instance}: {why}"
+        )
 
 
 def encoded(text: str) -> bytes:

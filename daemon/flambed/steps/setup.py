@@ -14,16 +14,24 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
-from flambed.errors import Reason, StepError
-from flambed.observed.facts import CommandEnded, CommandStarted, Fact, HostInformed, HostReached, SetupDone
+from flambed.errors import Reason
+from flambed.observed.facts import (
+    CommandEnded,
+    CommandStarted,
+    Fact,
+    HostAcquainted,
+    HostInformed,
+    HostReached,
+    SetupDone,
+)
 from flambed.outputs import Output, Outputs
 from flambed.setupkeys import command_key
 from flambed.ssh import SshError, Target
-from flambed.steps.link import SHORT, Connector, CutOffError, Link, encoded, insist
+from flambed.steps.acquaint import authorize
+from flambed.steps.link import SHORT, Connector, CutOffError, Link, SetupError, encoded, insist, store
 from flambed.steps.rekey import rekey
 
 RUNNER: Final = resources.files(__package__).joinpath("runner.sh").read_text(encoding="utf-8")
-INFORM: Final = resources.files(__package__).joinpath("inform.sh").read_text(encoding="utf-8")
 _PEEK: Final = 'tail -c 65536 "$HOME/.flambed/setup/$1/output" 2>/dev/null'
 
 _REPORTED: Final = 65536  # bytes of output that the runner reports
@@ -36,22 +44,6 @@ _RUNNER_SAYS: Final = {
 Emit = Callable[[Fact], None]
 Written = Callable[[Fact], Awaitable[None]]
 Now = Callable[[], float]
-
-
-class SetupError(StepError):
-    """A host that was reached and could not be set up.
-
-    Attributes:
-        number: of the set-up command that it is about, counting from 0; None for the description of the cluster.
-        exit_code: the command's, None where it has none.
-    """
-
-    def __init__(
-        self, reason: Reason, code: str, message: str, *, number: int | None = None, exit_code: int | None = None
-    ) -> None:
-        super().__init__(reason, code, message)
-        self.number = number
-        self.exit_code = exit_code
 
 
 class _CutOffError(SetupError, CutOffError):
@@ -74,6 +66,8 @@ class SetupWork:
     description: str  # the text of ~/.flambed/cluster.json
     description_digest: str
     rekey: bool = False  # it is to make itself a host key (see `rekey`)
+    lets_in: str | None = None  # the public key of its cluster, which it is to let in (see `acquaint`)
+    lets_in_digest: str = ""
 
 
 async def set_up(
@@ -100,6 +94,9 @@ async def set_up(
         emit(HostReached(at=now(), instance=work.instance))
         if work.rekey:
             await rekey(link, work.instance, work.target.host_keys, emit=emit, written=written, now=now)
+        if work.lets_in is not None:
+            await authorize(link, work.instance, work.lets_in)
+            emit(HostAcquainted(at=now(), instance=work.instance, digest=work.lets_in_digest))
         await _describe(link, work.instance, work.description)
         emit(HostInformed(at=now(), instance=work.instance, digest=work.description_digest))
         for number in range(work.first, len(work.commands)):
@@ -150,13 +147,7 @@ async def inform(
 
 
 async def _describe(link: Link, instance: str, description: str) -> None:
-    size = str(len(encoded(description)))
-    code, _, _ = await insist(lambda: link.run(INFORM, size, stdin=description, timeout=SHORT))
-    if code != 0:
-        why = "is its disk full, or the home folder not writable?"
-        raise SetupError(
-            Reason.COMMAND_FAILED, f"exit {code}", f"~/.flambed/cluster.json cannot be written on {instance}: {why}"
-        )
+    await store(link, instance, "cluster.json", description, mode="644")
 
 
 async def _run(link: Link, work: SetupWork, number: int, outputs: Outputs) -> Output:
