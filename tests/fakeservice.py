@@ -203,6 +203,17 @@ class FakeService:
         self._called("retry", caller, ref=ref, host=host)
         return self._find(ref)
 
+    async def trust(self, caller: Caller, ref: str, host: str, fingerprint: str | None) -> dict[str, Any]:
+        self._called("trust", caller, ref=ref, host=host, fingerprint=fingerprint)
+        self._find(ref)
+        return {
+            "instance": "i-1",
+            "name": host,
+            "pinned": [f"SHA256:{'a' * 43}"],
+            "shown": [f"SHA256:{'b' * 43}"],
+            "trusted": fingerprint,
+        }
+
     def logs(self, caller: Caller, ref: str, host: str | None) -> list[dict[str, Any]]:
         self._called("logs", caller, ref=ref, host=host)
         self._find(ref)

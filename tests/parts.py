@@ -19,3 +19,12 @@ def real_part(program: str, package: str) -> str:
     if found is None:
         pytest.skip(f"left out: this machine has no {program} (Debian's package {package})")
     return found
+
+
+def real_root(what: str) -> None:
+    """Go on as root, whom a test needs for `what`; elsewhere as with a missing part."""
+    if os.geteuid() == 0:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} need root: CI has to run this test as root")
+    pytest.skip(f"left out: {what} need root")

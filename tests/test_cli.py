@@ -590,6 +590,37 @@ async def test_logs_why_hold_release_and_retry(ctl: Ctl) -> None:
     assert "--why must be one line" in (await ctl("hold", "old", "--for", "4h", "--why", "")).err
 
 
+async def test_a_host_key_is_pinned_by_its_fingerprint_and_never_blindly(ctl: Ctl) -> None:
+    """A script has to name it; who is asked has to type yes. Both keys are told."""
+    old, new = f"SHA256:{'a' * 43}", f"SHA256:{'b' * 43}"
+    named = await ctl("trust", "old", "old_factory_0", "--fingerprint", new)
+    assert (named.code, named.out, named.err) == (
+        0,
+        f"old_factory_0 (i-1): {new} is pinned, in the place of {old}\n",
+        "",
+    )
+    assert ctl.service.calls[-1][2] == {"ref": "old", "host": "old_factory_0", "fingerprint": new}
+    before = len(ctl.service.calls)
+    blind = await ctl("trust", "old", "old_factory_0")
+    assert (blind.code, "--fingerprint" in blind.err, len(ctl.service.calls)) == (2, True, before)
+
+
+@pytest.mark.parametrize(("answer", "code", "trusted"), [(b"y\n", 130, 0), (b"yes\n", 0, 1)])
+async def test_who_is_asked_sees_both_host_keys_and_has_to_type_yes(
+    ctl: Ctl, answer: bytes, code: int, trusted: int
+) -> None:
+    """Anything else pins nothing."""
+    master, slave = pty.openpty()
+    process = await ctl.start("trust", "old", "old_factory_0", stdin=slave)
+    os.close(slave)
+    os.write(master, answer)
+    end = await ended(process)
+    os.close(master)
+    assert end.code == code
+    assert f"shows the host key SHA256:{'b' * 43}; pinned is SHA256:{'a' * 43}" in end.out + end.err
+    assert sum(call[2].get("fingerprint") is not None for call in ctl.service.calls) == trusted
+
+
 async def test_logs_of_all_hosts_come_in_the_order_of_the_table(ctl: Ctl) -> None:
     """The orchestrator first, factory 2 before factory 10, each host's commands in their order."""
     ctl.service.outputs = [

@@ -287,17 +287,22 @@ class _Everybody(Rules):
         return True
 
 
-async def test_hold_release_and_retry_pass_their_arguments_on(api: Api) -> None:
+async def test_hold_release_retry_and_trust_pass_their_arguments_on(api: Api) -> None:
     """Durations are read here; an empty body is an empty object."""
     assert (await api.call("POST", "/v1/clusters/demo/hold", json={"for": "1h30m", "why": " a long look "}))[0] == 200
     assert (await api.call("POST", "/v1/clusters/demo/release"))[0] == 200
     assert (await api.call("POST", "/v1/clusters/demo/retry", json={"host": "demo_factory_0"}))[0] == 202
     assert (await api.call("POST", "/v1/clusters/demo/retry"))[0] == 202
+    key = f"SHA256:{'b' * 43}"
+    for named in ({}, {"fingerprint": key}):
+        assert (await api.call("POST", "/v1/clusters/demo/trust", json={"host": "demo_factory_0", **named}))[0] == 200
     assert [(name, arguments) for name, _, arguments in api.service.calls] == [
         ("hold", {"ref": "demo", "seconds": 5400.0, "why": "a long look"}),
         ("release", {"ref": "demo"}),
         ("retry", {"ref": "demo", "host": "demo_factory_0"}),
         ("retry", {"ref": "demo", "host": None}),
+        ("trust", {"ref": "demo", "host": "demo_factory_0", "fingerprint": None}),
+        ("trust", {"ref": "demo", "host": "demo_factory_0", "fingerprint": key}),
     ]
 
 
@@ -423,6 +428,8 @@ async def test_a_bug_is_a_500_that_names_the_event_in_the_log_and_spares_the_nex
         ("POST", "/v1/clusters/demo/hold", {"json": {"for": "1h", "why": "a\nb"}}, (422, "unreadable", "printable")),
         ("POST", "/v1/clusters/demo/hold", {"data": '{"for": "1h", "why": "\\ud800"}'}, (422, "unreadable", "printable")),
         ("POST", "/v1/clusters/demo/retry", {"json": {"hots": "x"}}, (422, "unreadable", "'hots' that means nothing: it takes host")),
+        ("POST", "/v1/clusters/demo/trust", {}, (422, "unreadable", "lacks 'host'")),
+        ("POST", "/v1/clusters/demo/trust", {"json": {"host": "x", "fingerprint": "b" * 43}}, (422, "unreadable", "SHA256")),
         ("GET", "/v1/events?since=yesterday", {}, (422, "unreadable", "'yesterday' is no time")),
         ("GET", "/v1/events?since=2026-01-31T09:00:00", {}, (422, "unreadable", "with its offset")),
     ],
@@ -724,6 +731,7 @@ async def test_the_answers_are_as_described(api: Api) -> None:
     calls += [
         ("put", one, {"data": FILE, "headers": YAML}),
         ("post", f"{one}/hold", {"json": {"for": "60s", "why": "x"}}),
+        ("post", f"{one}/trust", {"json": {"host": "demo_factory_0"}}),
     ]
     calls += [("post", f"{one}/release", {}), ("post", f"{one}/retry", {}), ("delete", one, {})]
     for method, path, arguments in calls:

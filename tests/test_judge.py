@@ -144,7 +144,7 @@ async def test_a_host_that_has_not_been_asked_lately_is_never_due() -> None:
     cloud = Cloud()
     host = has(cloud, 1, IDLE)
     asked = Question(
-        address="127.0.0.9", host_key="ssh-ed25519 A", username="ubuntu", minutes=60, threshold=0.5, hold_until=None,
+        instance=host, address="127.0.0.9", host_keys=("ssh-ed25519 A",), username="ubuntu", minutes=60, threshold=0.5, hold_until=None,
         experiment=False, votes=(), mute=False,
     )  # fmt: skip
     protection = Protection(

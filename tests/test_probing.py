@@ -45,7 +45,7 @@ class Hosts:
 def wanted(**changes: Any) -> dict[str, Protection]:
     """Return the protection of one factory with a timeout of an hour that can be asked."""
     question: dict[str, Any] = {
-        "address": "127.0.0.9", "host_key": "ssh-ed25519 A", "username": "ubuntu", "minutes": 60, "threshold": 0.5,
+        "address": "127.0.0.9", "instance": HOST, "host_keys": ("ssh-ed25519 A",), "username": "ubuntu", "minutes": 60, "threshold": 0.5,
         "hold_until": None, "experiment": False, "votes": (), "mute": False,
     }  # fmt: skip
     asked = Question(**(question | changes))

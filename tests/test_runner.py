@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flambed.steps.setup import INFORM, RUNNER
+from flambed.steps.link import INFORM
+from flambed.steps.setup import RUNNER
 from tests.parts import real_part
 from tests.sshserver import Gate, end_processes, eventually, kill_runner, processes_of
 
@@ -258,7 +259,7 @@ def test_a_disk_that_takes_no_exit_code_is_a_clear_error(machine: Machine) -> No
 def test_the_description_is_stored_whole_and_readable(machine: Machine) -> None:
     """~/.flambed/cluster.json, for every user of the host, replaced in one step."""
     for text in ('{"old": "héros"}', "{}"):
-        process = machine.start(INFORM, str(len(text.encode())))
+        process = machine.start(INFORM, str(len(text.encode())), "cluster.json", "644")
         assert process.communicate(text.encode(), timeout=20) == (b"", b"")
         assert process.returncode == 0
         stored = machine.home / ".flambed" / "cluster.json"
@@ -269,7 +270,7 @@ def test_the_description_is_stored_whole_and_readable(machine: Machine) -> None:
 
 def test_half_a_description_is_not_stored(machine: Machine) -> None:
     """What was there stays."""
-    process = machine.start(INFORM, "10")
+    process = machine.start(INFORM, "10", "cluster.json", "644")
     _, stderr = process.communicate(b"{", timeout=20)
     assert process.returncode == 120
     assert b"cluster.json cannot be written" in stderr

@@ -15,8 +15,9 @@ from flambed.observed.facts import CommandEnded, CommandStarted, Fact, HostInfor
 from flambed.outputs import Outputs
 from flambed.setupkeys import command_key, setup_digest
 from flambed.ssh import Deadlines, SshError, Target, connect_when_up, new_host_key
-from flambed.steps import setup
-from flambed.steps.setup import SetupError, SetupWork, inform, set_up
+from flambed.steps import link
+from flambed.steps.link import SetupError
+from flambed.steps.setup import SetupWork, inform, set_up
 from tests.sshserver import Gate, SshHost, kill_runner, processes_of, ssh_host, wire_to
 
 CLUSTER = '{"name": "x"}\n'
@@ -38,7 +39,18 @@ class Desk:
     async def set_up(self, work: SetupWork) -> None:
         """Set up over real connections."""
         connect = partial(connect_when_up, deadlines=Deadlines(connect=1, login=5, keepalive=0.2, missed=2))
-        await set_up(work, emit=self.facts.append, now=self.now, connect=connect, outputs=self.outputs)
+        await set_up(
+            work,
+            emit=self.facts.append,
+            written=self.written,
+            now=self.now,
+            connect=connect,
+            outputs=self.outputs,
+        )
+
+    async def written(self, fact: Fact) -> None:
+        """Write a fact down."""
+        self.facts.append(fact)
 
     async def failing(self, work: SetupWork) -> StepError:
         """How a set-up fails that must fail."""
@@ -76,7 +88,7 @@ def gate(host: SshHost) -> Iterator[Gate]:
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses after a loss that a test can wait for."""
-    monkeypatch.setattr(setup, "_PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(link, "PAUSES", (0.01, 0.02, 0.04))
 
 
 def work(target: Target, *commands: str, **changes: object) -> SetupWork:
@@ -307,7 +319,18 @@ async def test_a_host_is_informed_of_what_has_changed(host: SshHost, desk: Desk)
     """The file is replaced, and the fact tells by which."""
     await desk.set_up(work(host.target()))
     connect = connect_when_up
-    await inform("i-1", host.target(), "{}", "d2", deadline=10, emit=desk.facts.append, now=desk.now, connect=connect)
+    await inform(
+        "i-1",
+        host.target(),
+        "{}",
+        "d2",
+        deadline=10,
+        rekeyed=False,
+        emit=desk.facts.append,
+        written=desk.written,
+        now=desk.now,
+        connect=connect,
+    )
     assert (host.home / ".flambed" / "cluster.json").read_text() == "{}"
     assert desk.facts[-1] == HostInformed(at=1004, instance="i-1", digest="d2")
 
@@ -317,7 +340,16 @@ async def test_a_host_that_cannot_be_informed_is_told(host: SshHost, desk: Desk)
     stranger = host.target(host_keys=(new_host_key()[1],))
     with pytest.raises(SshError) as caught:
         await inform(
-            "i-1", stranger, "{}", "d2", deadline=10, emit=desk.facts.append, now=desk.now, connect=connect_when_up
+            "i-1",
+            stranger,
+            "{}",
+            "d2",
+            deadline=10,
+            rekeyed=False,
+            emit=desk.facts.append,
+            written=desk.written,
+            now=desk.now,
+            connect=connect_when_up,
         )
     assert caught.value.reason is Reason.HOST_KEY_CHANGED
     assert desk.facts == []

@@ -104,20 +104,23 @@ class LearnHostKey(Action):
 
 @dataclass(frozen=True, slots=True)
 class SetUp(Action):
-    """Connect, describe the cluster to the host, run the set-up commands from `first` on.
+    """Connect, see to the host's own key, describe the cluster to it, run the set-up commands from `first` on.
 
-    -> HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone
+    -> HostReached, HostKeyMade, HostKeyLearned or HostKeyKept, HostInformed, CommandStarted, CommandEnded, SetupDone
     """
 
     instance: str
     address: str
-    host_key: str
+    host_keys: tuple[str, ...]  # that the host may show, the pinned one first
+    rekey: bool  # it is to make itself a key in the place of the one out of its user data
     first: int  # the number of the command to begin with
     attempt: int
     commands: tuple[str, ...]
     digest: str  # of the commands
     description: str  # the text of ~/.flambed/cluster.json
     description_digest: str
+    lets_in: str | None  # the cluster's public key, which a factory is to let in
+    lets_in_digest: str
     reach_by: float  # UNIX seconds: a host that is not reached by then has failed
 
     @property
@@ -127,17 +130,43 @@ class SetUp(Action):
 
 @dataclass(frozen=True, slots=True)
 class Inform(Action):
-    """Bring ~/.flambed/cluster.json on a host up to date. -> HostInformed"""
+    """Bring ~/.flambed/cluster.json on a host up to date. -> HostInformed, and what SetUp tells of its key"""
 
     instance: str
     address: str
-    host_key: str
+    host_keys: tuple[str, ...]
+    rekey: bool
     description: str
     digest: str
 
     @property
     def keys(self) -> tuple[Key, ...]:
         return (Key("inform", self.instance),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A factory, as the orchestrator has to know it."""
+
+    instance: str
+    name: str
+    address: str  # within the network of the cluster
+    host_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Acquaint(Action):
+    """Tell the orchestrator how to log in to its factories, or a factory to let it in. -> HostAcquainted"""
+
+    instance: str
+    address: str
+    host_keys: tuple[str, ...]
+    peers: tuple[Peer, ...] | None  # None: it is a factory
+    digest: str
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return (Key("acquaint", self.instance),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +229,9 @@ class Judge(Action):
 class Question:
     """How a host itself is asked whether it is in use, and what its own timer is told."""
 
+    instance: str
     address: str
-    host_key: str
+    host_keys: tuple[str, ...]
     username: str
     minutes: int | None  # the timeout that the timer is told
     threshold: float

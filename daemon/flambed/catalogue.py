@@ -25,6 +25,7 @@ from flambed.eventkind import (
     trace,
     whole,
 )
+from flambed.hostkey import fingerprint
 from flambed.observed import facts
 from flambed.observed.facts import Fact
 
@@ -269,8 +270,46 @@ _KINDS: Final = (
     # --- hosts and their set-up
     EventKind(
         "host.key_learned", "info", "A host's public key is known from a source that vouches for it.",
-        {"source": text("user_data, console or person")},
+        {
+            "source": text("console; replaced: the host made it in the place of the one out of its user data"),
+            "key": text("its fingerprint", lambda fact: fingerprint(fact.public_key)),
+        },
         facts.HostKeyLearned,
+    ),
+    EventKind(
+        "host.key_made", "debug", "A host has made itself a key, and may show it from now on.",
+        {"key": text("its fingerprint", lambda fact: fingerprint(fact.public_key))},
+        facts.HostKeyMade,
+    ),
+    EventKind(
+        "host.key_kept", "warning",
+        "A host goes on with the host key out of its user data, which everybody on it can read: it cannot be given its own.",
+        {"why": text("the reason")},
+        facts.HostKeyKept,
+    ),
+    EventKind(
+        "host.key_refused", "error",
+        "A host shows another host key than the pinned one. It is not logged in to until `flambectl trust` says otherwise.",
+        {
+            "pinned": texts("the fingerprints of the keys that it may show", lambda fact: [fingerprint(key) for key in fact.pinned]),
+            "shown": text(
+                "the fingerprint of the one that it shows; null: one of another kind",
+                lambda fact: None if fact.shown is None else fingerprint(fact.shown), optional=True,
+            ),
+        },
+        facts.HostKeyRefused,
+    ),
+    EventKind(
+        "host.key_trusted", "warning", "Somebody has checked a host's key, and had it pinned.",
+        {
+            "by": _BY,
+            "key": text("its fingerprint", lambda fact: fingerprint(fact.public_key)),
+            "was": text(
+                "the fingerprint of the one that was pinned before",
+                lambda fact: None if fact.was is None else fingerprint(fact.was), optional=True,
+            ),
+        },
+        facts.HostKeyTrusted,
     ),
     EventKind("host.reached", "info", "The first login to a host over SSH.", fact=facts.HostReached),
     EventKind(
@@ -286,6 +325,10 @@ _KINDS: Final = (
         "host.became_idle", "info", "A host's CPU fell under its threshold.",
         {"since": time("its last busy minute")},
         facts.BecameIdle,
+    ),
+    EventKind(
+        "host.acquainted", "debug", "A host has its part of the orchestrator's way to the factories over SSH.",
+        {"digest": _DIGEST}, facts.HostAcquainted,
     ),
     EventKind(
         "setup.command_started", "info", "A set-up command runs on a host, or was found running.", _COMMAND,

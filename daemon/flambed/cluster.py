@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flambed.actions import Action, Protection
@@ -15,7 +16,7 @@ from flambed.errors import StepError
 from flambed.hands import Bench, Hands
 from flambed.journal import Journal
 from flambed.log import Log
-from flambed.loop import ClusterLoop, Happened
+from flambed.loop import ClusterLoop, Emit, Happened
 from flambed.observed.facts import Fact, Key, ServiceStarted
 from flambed.observed.instance import Instance, Stage
 from flambed.observed.world import World
@@ -101,16 +102,14 @@ class Member:
 
     # --- what the loop reaches the outside through ------------------------------------------------------------------
 
-    def perform(
-        self, action: Action, world: World, emit: Callable[[Fact], None]
-    ) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
+    def perform(self, action: Action, world: World, emit: Emit) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
         """Perform an action."""
         return self._hands.perform(action, world, emit)
 
     def protect(self, table: Mapping[str, Protection], emit: Callable[[Fact], None]) -> None:
         """Hand the protection table to the region's keeper."""
         tags = {CLUSTER_TAG: self.cluster_id, DAEMON_TAG: self._bench.daemon}
-        self.region.keeper.want(self.identity, table, emit, tags, self._hands.ask)
+        self.region.keeper.want(self.identity, table, emit, tags, partial(self._hands.ask, emit))
 
     def told(self, happened: Sequence[Happened]) -> None:
         """Write the log, route events, and wake whoever watches."""

@@ -29,6 +29,9 @@ LEAST_PERCENT: Final = 5.0
 """Free space on the state folder's disk under which a person has to see to it."""
 
 
+TRUST: Final = "look at the key on the host itself; then `flambectl trust NAME HOST`, or terminate the host"
+
+
 async def examine(
     settings: Settings,
     regions: list[Region],

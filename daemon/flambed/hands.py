@@ -6,12 +6,13 @@ Nothing is decided here. A step returns what it found as facts; what it could no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 from flambed import access, userdata
 from flambed.actions import (
+    Acquaint,
     Action,
     CleanUp,
     Describe,
@@ -32,11 +33,13 @@ from flambed.console import host_key_of_console
 from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
 from flambed.keys import KeyStore
+from flambed.loop import Emit
 from flambed.observed import probes, survey
 from flambed.observed.facts import (
     ClusterSurveyed,
     Fact,
     HostKeyLearned,
+    HostKeyRefused,
     Key,
     LaunchPrepared,
     TerminationAccepted,
@@ -48,11 +51,9 @@ from flambed.outputs import Outputs
 from flambed.policy import policy_of
 from flambed.region import Region
 from flambed.settings import Settings
-from flambed.ssh import Deadlines, Host, Target, connect_when_up
-from flambed.steps import cleanup, judge, launch, retire, setup
+from flambed.ssh import Deadlines, Host, HostKeyChangedError, Target, connect_when_up
+from flambed.steps import acquaint, cleanup, judge, launch, retire, setup
 from flambed.tags import tags_of
-
-Emit = Callable[[Fact], None]
 
 SHORTEST_REACH = 10.0
 """Seconds that a host is given to answer, however late it is, unless the setting `ssh.deadline` is shorter still."""
@@ -117,9 +118,14 @@ class Hands:
             case LearnHostKey():
                 await self._learn(action, desired, emit)
             case SetUp():
-                await self._set_up(action, desired, emit)
+                with _told(action.instance, action.host_keys, self._region.clock.now, emit):
+                    await self._set_up(action, desired, emit)
             case Inform():
-                await self._inform(action, desired, emit)
+                with _told(action.instance, action.host_keys, self._region.clock.now, emit):
+                    await self._inform(action, desired, emit)
+            case Acquaint():
+                with _told(action.instance, action.host_keys, self._region.clock.now, emit):
+                    await self._acquaint(action, world, desired, emit)
             case Terminate(instances):
                 return await self._terminate(instances, desired, emit)
             case CleanUp() | LetGo():
@@ -191,7 +197,7 @@ class Hands:
         work = setup.SetupWork(
             cluster_id=self._cluster_id,
             instance=action.instance,
-            target=await self._target(action.address, action.host_key, desired.username),
+            target=await self._target(action.address, action.host_keys, desired.username),
             commands=action.commands,
             first=action.first,
             attempt=action.attempt,
@@ -202,17 +208,47 @@ class Hands:
             ),
             description=action.description,
             description_digest=action.description_digest,
+            rekey=action.rekey,
+            lets_in=action.lets_in,
+            lets_in_digest=action.lets_in_digest,
         )
         async with self._bench.ssh_slots:
-            await setup.set_up(work, emit=emit, now=clock.now, connect=self._connect, outputs=self._bench.outputs)
+            await setup.set_up(
+                work,
+                emit=emit,
+                written=emit.written,
+                now=clock.now,
+                connect=self._connect,
+                outputs=self._bench.outputs,
+            )
 
     async def _inform(self, action: Inform, desired: Cluster, emit: Emit) -> None:
-        target = await self._target(action.address, action.host_key, desired.username)
+        target = await self._target(action.address, action.host_keys, desired.username)
         async with self._bench.ssh_slots:
             await setup.inform(
                 action.instance,
                 target,
                 action.description,
+                action.digest,
+                rekeyed=action.rekey,
+                deadline=INFORM_DEADLINE,
+                emit=emit,
+                written=emit.written,
+                now=self._region.clock.now,
+                connect=self._connect,
+            )
+
+    async def _acquaint(self, action: Acquaint, world: World, desired: Cluster, emit: Emit) -> None:
+        target = await self._target(action.address, action.host_keys, desired.username)
+        what: acquaint.Guide | str = world.peer_key
+        if action.peers is not None:
+            pair = await asyncio.to_thread(self._bench.keys.peer_key, self._cluster_id)
+            what = acquaint.Guide(pair.private, desired.username, self._bench.settings.ssh_port, action.peers)
+        async with self._bench.ssh_slots:
+            await acquaint.acquaint(
+                action.instance,
+                target,
+                what,
                 action.digest,
                 deadline=INFORM_DEADLINE,
                 emit=emit,
@@ -220,25 +256,28 @@ class Hands:
                 connect=self._connect,
             )
 
-    async def ask(self, question: Question, hold: float) -> str:
+    async def ask(self, emit: Callable[[Fact], None], question: Question, hold: float) -> str:
         """Run the probe on a host, and return what it printed.
 
         Args:
+            emit: takes HostKeyRefused.
             question: where it is, and what its timer is told.
             hold: seconds for which a person still holds it.
 
         Raises:
             StepError: the host could not be asked.
         """
-        target = await self._target(question.address, question.host_key, question.username)
+        target = await self._target(question.address, question.host_keys, question.username)
         command = probes.command(
             minutes=question.minutes,
             percent=question.threshold,
             hold=hold,
             experiment=self._bench.settings.idle.experiment if question.experiment else None,
         )
-        async with self._connect(target, until=asyncio.get_running_loop().time() + ASK_DEADLINE) as host:
-            result = await host.run(command, timeout=ASK_DEADLINE)
+        until = asyncio.get_running_loop().time() + ASK_DEADLINE
+        with _told(question.instance, question.host_keys, self._region.clock.now, emit):
+            async with self._connect(target, until=until) as host:
+                result = await host.run(command, timeout=ASK_DEADLINE)
         if result.code != 0:
             said = (result.stderr.strip() or result.stdout.strip() or "it said nothing")[-300:]
             raise StepError(Reason.COMMAND_FAILED, str(result.code), f"the probe ended with {result.code}: {said}")
@@ -249,13 +288,13 @@ class Hands:
         deadlines = Deadlines(connect=wanted.connect_timeout, keepalive=wanted.keepalive)
         return connect_when_up(target, until=until, deadlines=deadlines)
 
-    async def _target(self, address: str, host_key: str, username: str) -> Target:
+    async def _target(self, address: str, host_keys: tuple[str, ...], username: str) -> Target:
         login_key = await asyncio.to_thread(self._bench.keys.login_key, self._cluster_id)
         return Target(
             address=address,
             port=self._bench.settings.ssh_port,
             username=username,
-            host_keys=(host_key,),
+            host_keys=host_keys,
             client_key=login_key,
         )
 
@@ -282,3 +321,15 @@ class Hands:
         if done.left:
             emit(VolumesLeft(at=now, volumes=tuple(done.left)))
         return {key: done.refused[key.subject] for key in action.keys if key.subject in done.refused}
+
+
+@contextmanager
+def _told(
+    instance: str, pinned: tuple[str, ...], now: Callable[[], float], emit: Callable[[Fact], None]
+) -> Iterator[None]:
+    """Tell of a host that shows another key than the pinned ones; whoever wanted to reach it has to bear it."""
+    try:
+        yield
+    except HostKeyChangedError as error:
+        emit(HostKeyRefused(at=now(), instance=instance, pinned=pinned, shown=error.shown))
+        raise

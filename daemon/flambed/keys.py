@@ -1,7 +1,7 @@
 """The secrets of each cluster, in the state folder: one folder a cluster, 0700, its files 0600.
 
 Kept from the first `up` until the cluster is gone: the login key that the caller sent, the host key that the cluster's
-hosts start with, and each user data that a launch was made of, byte by byte, so that a RunInstances that is replayed,
+hosts start with, the key with which its orchestrator logs in to its factories, and each user data that a launch was made of, byte by byte, so that a RunInstances that is replayed,
 even by a newer version, sends what AWS saw before. Nothing of it is ever part of a log line, a fact or a repr.
 """
 
@@ -18,11 +18,12 @@ from flambed.files import make_private, part, remove_folder, sync_folder, write_
 
 _LOGIN_KEY = "login_key"
 _HOST_KEY = "host_key"
+_PEER_KEY = "peer_key"
 
 
 @dataclass(frozen=True, slots=True)
-class HostKey:
-    """A host's own key pair, both halves in OpenSSH format; the public one without a comment."""
+class KeyPair:
+    """A key pair, both halves in OpenSSH format; the public one without a comment."""
 
     private: str = field(repr=False)
     public: str
@@ -56,15 +57,22 @@ class KeyStore:
         """
         return self._read(cluster_id, _LOGIN_KEY, "login key").decode()
 
-    def host_key(self, cluster_id: str) -> HostKey:
+    def host_key(self, cluster_id: str) -> KeyPair:
         """The key pair that this cluster's hosts start with: made at the first call, the same ever after."""
-        path = self._folder(cluster_id) / _HOST_KEY
+        return self._pair(cluster_id, _HOST_KEY)
+
+    def peer_key(self, cluster_id: str) -> KeyPair:
+        """The key pair with which the orchestrator logs in to the factories: made once, as the host key is."""
+        return self._pair(cluster_id, _PEER_KEY)
+
+    def _pair(self, cluster_id: str, name: str) -> KeyPair:
+        path = self._folder(cluster_id) / name
         with self._making:
             if not path.exists():
                 private, _ = ssh.new_host_key()
                 write_atomically(path, private.encode(), durable=True)
         private = path.read_text()
-        return HostKey(private, ssh.public_key_of(private))
+        return KeyPair(private, ssh.public_key_of(private))
 
     def kept_host_key(self, cluster_id: str) -> str | None:
         """The public half of the key pair that `host_key` returns, if that was made before."""

@@ -14,8 +14,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from flambed.actions import Action, Inform, Launch, LearnHostKey, Protection, SetUp
-from flambed.errors import ClusterError, Reason, StepError
+from flambed.actions import Acquaint, Action, Inform, Launch, LearnHostKey, Protection, SetUp
+from flambed.errors import ClusterError, FlambedError, Reason, StepError
 from flambed.journal import Entry, Journal, JournalError
 from flambed.observed.facts import ActionEnded, ActionFailed, ActionsBegan, Fact, Key, LaunchIntended
 from flambed.observed.fold import fold
@@ -26,7 +26,7 @@ from flambed.plan import Decision, Rules, decide
 REST = 0.05
 """Seconds between two decisions at least: many facts, one decision."""
 
-ON_HOSTS: Final = (SetUp, Inform, LearnHostKey)
+ON_HOSTS: Final = (SetUp, Inform, Acquaint, LearnHostKey)
 """Actions that wait for one host, and can be left at any time."""
 
 _CLOSED = "the cluster is not looked after any more: ask again"
@@ -42,12 +42,24 @@ class Clock(Protocol):
         """Return how many real seconds these seconds of the clock take."""
 
 
+class Emit(Protocol):
+    """Where a step hands in what it found."""
+
+    def __call__(self, fact: Fact) -> None:
+        """Take a fact; it is folded at the next turn."""
+
+    async def written(self, fact: Fact) -> None:
+        """Take a fact, and return when it is written down.
+
+        Raises:
+            StepError: it could not be written.
+        """
+
+
 class Outside(Protocol):
     """What the loop reaches the outside through."""
 
-    def perform(
-        self, action: Action, world: World, emit: Callable[[Fact], None]
-    ) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
+    def perform(self, action: Action, world: World, emit: Emit) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
         """Perform an action; what it finds is emitted, and what failed of a batch is returned by key.
 
         Raises:
@@ -118,7 +130,7 @@ class ClusterLoop:
         self._letters.append(_Letter(fact, cause))
         self._wake.set()
 
-    async def take(self, fact: Fact) -> None:
+    async def take(self, fact: Fact, cause: int | None = None) -> None:
         """Take a fact, and return when it is written down and decided upon.
 
         Raises:
@@ -131,7 +143,7 @@ class ClusterLoop:
         if self._closed:
             raise ClusterError(_CLOSED)
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._letters.append(_Letter(fact, None, taken))
+        self._letters.append(_Letter(fact, cause, taken))
         self._wake.set()
         await taken
 
@@ -274,7 +286,7 @@ class ClusterLoop:
                     task.cancel()
 
     def _begin(self, action: Action, cause: int | None) -> None:
-        work = self._outside.perform(action, self.world, lambda fact: self.submit(fact, cause))
+        work = self._outside.perform(action, self.world, _Report(self, cause))
         task = asyncio.get_running_loop().create_task(work, name=type(action).__name__)
         self._steps[task] = action
         task.add_done_callback(lambda task: self._ended(task, action, cause))
@@ -302,3 +314,20 @@ class ClusterLoop:
                 self.submit(ActionFailed(at=now, key=key, reason=reason, code=code, message=message), cause)
             else:
                 self.submit(ActionEnded(at=now, key=key), cause)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """See `Emit`."""
+
+    loop: ClusterLoop
+    cause: int | None
+
+    def __call__(self, fact: Fact) -> None:
+        self.loop.submit(fact, self.cause)
+
+    async def written(self, fact: Fact) -> None:
+        try:
+            await self.loop.take(fact, self.cause)
+        except FlambedError as error:
+            raise StepError(Reason.TRANSIENT, type(error).__name__, str(error)) from error

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from flambed import __version__, access, doctor, durations, garbage, history, status
+from flambed import __version__, access, doctor, durations, garbage, history, status, trust
 from flambed.access import Caller
 from flambed.admission import Admission
 from flambed.clock import Clock
@@ -24,7 +24,7 @@ from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedE
 from flambed.fleet import Fleet
 from flambed.hands import Bench
 from flambed.journal import Journal, ReadOnlyError, unwritable
-from flambed.keys import HostKey
+from flambed.keys import KeyPair
 from flambed.observed import facts, survey
 from flambed.observed.fold import fold
 from flambed.observed.instance import Stage
@@ -145,7 +145,7 @@ class Service:
         wanted = desired_of(member)
         name = wanted.instance_name(instance.role, instance.index)
         address = instance.public_host if self._settings.address == "public" else instance.private_host
-        if address is None or instance.host_key is None:
+        if address is None or not instance.host_keys:
             raise ConflictError(f"{name} is {instance.stage.value}: there is no address or host key to log in with yet")
         return {
             "instance": instance.id,
@@ -153,7 +153,7 @@ class Service:
             "address": address,
             "port": self._settings.ssh_port,
             "username": wanted.username,
-            "host_keys": [instance.host_key],
+            "host_keys": list(instance.host_keys),
             "key_path": wanted.key,
         }
 
@@ -229,7 +229,17 @@ class Service:
         folder, daemon = self._journal.path.parent, self._bench.daemon
         why = self._journal.health.read_only
         worlds = [member.world for member in self._directory]
-        return await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why, worlds=worlds)
+        regions = await self._regions()
+        found = await doctor.examine(self._settings, regions, folder, daemon, read_only=why, worlds=worlds)
+        return found + [
+            doctor.check(
+                f"host key of {desired_of(m).instance_name(i.role, i.index)} ({i.id})", False, said, doctor.TRUST
+            )
+            for m in self._directory
+            if m.world.desired is not None and self._access.may_act(caller, m.world.owner)
+            for i in m.world.instances.values()
+            if (said := status.refusal_of(i)) is not None
+        ]
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""
@@ -287,7 +297,7 @@ class Service:
         cluster_id = member.cluster_id if member else lost.cluster_id if lost else secrets.token_hex(8)
         owner = lost.owner if lost and lost.owner != NOBODY else caller.uid
         self._admission.check_key(cluster_id, key)
-        known_key, pair = await asyncio.to_thread(
+        known_key, pair, peer_key = await asyncio.to_thread(
             self._keep_keys, cluster_id, key, fresh=member is None and lost is None
         )
         if past is not None:
@@ -300,6 +310,7 @@ class Service:
             self._asked(caller, wanted, region, shrink=shrink),
             cluster_id=cluster_id,
             host_key=pair.public,
+            peer_key=peer_key,
             host_key_since=0.0 if known_key else self._clock.now(),
             owner=member.world.owner if known else owner,
         )
@@ -311,8 +322,17 @@ class Service:
             raise
         return self._status(member)
 
-    def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, HostKey]:
-        """Keep the keys of an `up`; return the public host key that was kept before, and the pair that is now.
+    async def trust(self, caller: Caller, ref: str, host: str, fingerprint: str | None) -> dict[str, Any]:
+        """Pin the host key with this fingerprint, if the host shows it; without one only tell what it shows."""
+        member = self._directory.find(ref)
+        self._access.check_act(caller, member.world.owner, f"vouch for hosts of {ref}")
+        instance = host_of(member.world, host, ref)
+        name = desired_of(member).instance_name(instance.role, instance.index)
+        return await trust.trust(member, self._settings, instance, name, wanted=fingerprint, by=caller.uid)
+
+    def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, KeyPair, str]:
+        """Keep the keys of an `up`; return the public host key that was kept before, the pair that is now, and the
+        public key of the orchestrator.
 
         Raises:
             ReadOnlyError: the disk refuses; nothing of a fresh cluster's is left.
@@ -321,7 +341,7 @@ class Service:
         try:
             if key is not None:
                 keys.keep_login_key(cluster_id, key)
-            return keys.kept_host_key(cluster_id), keys.host_key(cluster_id)
+            return keys.kept_host_key(cluster_id), keys.host_key(cluster_id), keys.peer_key(cluster_id).public
         except OSError as error:
             if fresh:
                 keys.forget(cluster_id)

@@ -12,6 +12,7 @@ from typing import Any
 
 from flambed import eventkind
 from flambed.desired import Cluster, Role
+from flambed.hostkey import fingerprint
 from flambed.observed.instance import Ending, Instance, Stage
 from flambed.observed.world import World
 from flambed.plan.draft import Draft, Rules
@@ -75,6 +76,8 @@ def reason_of(draft: Draft, instance: Instance) -> str | None:
         return None if instance.ended is Ending.ASKED else f"ended from outside: {instance.why or 'no reason given'}"
     if instance.failure is not None:
         return instance.failure.message
+    if (refused := refusal_of(instance)) is not None:
+        return refused
     if instance.alarm_lacking is not None and instance.stage in _RUNS:
         return f"its alarm is lacking: {instance.alarm_lacking.message}"
     if instance.overdue and instance.ending:
@@ -85,6 +88,18 @@ def reason_of(draft: Draft, instance: Instance) -> str | None:
         if key.subject == instance.id:
             return f"{key.kind.replace('_', ' ')}: {failure.message}"
     return None
+
+
+def refusal_of(instance: Instance) -> str | None:
+    """Return what key a host shows in the place of the pinned one, in words; None where it does not."""
+    if instance.host_key_refused is None or instance.stage not in _RUNS:
+        return None
+    shown = fingerprint(instance.host_key_refused) if instance.host_key_refused else "one of another kind"
+    pinned = " or ".join(fingerprint(key) for key in instance.host_keys)
+    return (
+        f"it shows the host key {shown}, not the pinned {pinned}, and is not logged in to: check it on the host itself, "
+        "then `flambectl trust`, or replace the host"
+    )
 
 
 def why(
@@ -112,8 +127,9 @@ def why(
 def _signals(instance: Instance, policy: IdlePolicy, *, recovered: bool) -> list[dict[str, Any]]:
     if recovered:  # what stands as its timeout is nobody's wish
         return [{"signal": "timeout", "value": "not known: the record of its cluster was lost", "at": None}]
+    found = _key_signals(instance)
     timeout = "never ends by itself" if policy.minutes is None else f"{policy.minutes} idle minutes"
-    found: list[dict[str, Any]] = [{"signal": "timeout", "value": timeout, "at": None}]
+    found.append({"signal": "timeout", "value": timeout, "at": None})
     if policy.minutes is None:
         return found
     cpu = f"{'over' if instance.busy else 'under'} {policy.threshold:g} %, as far as it was read"
@@ -127,6 +143,13 @@ def _signals(instance: Instance, policy: IdlePolicy, *, recovered: bool) -> list
         value = f"{judged.finding.value.replace('_', ' ')}: {judged.why}"
         found.append({"signal": "verdict", "value": value, "at": rfc3339(judged.at)})
     return found
+
+
+def _key_signals(instance: Instance) -> list[dict[str, Any]]:
+    said = refusal_of(instance)
+    if said is None and instance.host_key_kept is not None:
+        said = f"the one out of its user data, which everybody on the host can read: {instance.host_key_kept}"
+    return [{"signal": "host key", "value": said, "at": None}] if said is not None else []
 
 
 _TIMERS = {

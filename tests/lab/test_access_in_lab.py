@@ -86,6 +86,7 @@ def test_a_cluster_belongs_to_who_brought_it_up(service: Service, alice: User, b
     for words in (
         ["down", "c", "--yes"], ["logs", "c"], ["why", "c"], ["ssh", "c", "--", "true"], ["events", "c"], ["retry", "c"],
         ["hold", "c", "--for", "1h", "--why", "mine"], ["release", "c"], ["down", "--all", "--yes"],
+        ["trust", "c", "c_factory_0", "--fingerprint", f"SHA256:{'a' * 43}"],
     ):  # fmt: skip
         refused = bob(*words)
         assert refused.code == 4, (words, refused)

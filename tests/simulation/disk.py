@@ -14,7 +14,7 @@ from flambed.codec import decode, encode
 from flambed.errors import Reason, StepError
 from flambed.journal import Checkpoint, Entry, Health, Journal, JournalError
 from flambed.journal.journal import Memory
-from flambed.keys import HostKey, KeyStore
+from flambed.keys import KeyPair, KeyStore
 from flambed.observed.facts import ActionsBegan, Fact, Key, LaunchIntended
 from flambed.outputs import Output, Outputs
 
@@ -165,12 +165,16 @@ class MemoryKeys(KeyStore):
     def login_key(self, cluster_id: str) -> str:
         return self._kept(cluster_id, "login").decode()
 
-    def host_key(self, cluster_id: str) -> HostKey:
+    def host_key(self, cluster_id: str) -> KeyPair:
         if (cluster_id, "host") not in self._disk.secrets:
             self._disk.keys_made += 1
             self._keep(cluster_id, "host", str(self._disk.keys_made).encode())
         number = self._kept(cluster_id, "host").decode()
-        return HostKey(f"private half {number} of {cluster_id}", f"ssh-ed25519 {cluster_id}-{number}")
+        return KeyPair(f"private half {number} of {cluster_id}", f"ssh-ed25519 {cluster_id}-{number}")
+
+    def peer_key(self, cluster_id: str) -> KeyPair:
+        self._keep(cluster_id, "peer", b"made")
+        return KeyPair(f"private half of {cluster_id}", f"ssh-ed25519 {cluster_id}-peer")
 
     def kept_host_key(self, cluster_id: str) -> str | None:
         return self.host_key(cluster_id).public if (cluster_id, "host") in self._disk.secrets else None

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from flambed.errors import Reason
 from flambed.observed import probes
-from flambed.ssh import Deadlines, Host, Result, SshError, Target
-from flambed.steps import setup
+from flambed.ssh import Deadlines, Host, HostKeyChangedError, Result, SshError, Target
+from flambed.steps import acquaint, link, rekey, setup
 from tests.simulation.cloud import Cloud, Machine
 from tests.simulation.faults import Weather
 from tests.simulation.wire import Process
@@ -46,6 +46,8 @@ class Disposition:
     boots: int
     runs: dict[str, Run] = field(default_factory=dict)
     scripts: int = 0  # runners of ours that are connected
+    key: str | None = None  # the host key that it shows, that of the first user data until it has another
+    made: str | None = None  # the one that it has made itself
 
 
 class Hosts:
@@ -67,7 +69,8 @@ class Hosts:
         trouble = rng.choice(["never", "refuses", "other_key", "hangs", "slow"]) if bad else None
         opens = rng.uniform(300, 1200) if trouble == "slow" else rng.uniform(3, 23)
         ended = {key: run for key, run in known.runs.items() if run.ends <= self._cloud.now} if known else {}
-        self._hosts[machine.id] = Disposition(opens, trouble, machine.boots, ended)
+        kept = (known.key, known.made) if known else (None, None)
+        self._hosts[machine.id] = Disposition(opens, trouble, machine.boots, ended, 0, *kept)
         return self._hosts[machine.id]
 
     def connector(self, process: Process) -> Callable[..., AbstractAsyncContextManager[Host]]:
@@ -81,7 +84,11 @@ class Hosts:
             machine = await self._reach(target, until)
             process.call(f"ssh {machine.id}: connected")
             await process.point(f"after connecting to {target.address}")
-            yield Session(self, machine, process)  # type: ignore[misc] # it is used as a Host is
+            host = self.of(machine)
+            host.key = host.key or target.host_keys[0]
+            if host.key not in target.host_keys:
+                raise HostKeyChangedError("HostKeyNotVerifiable", target, host.key)
+            yield Session(self, machine, process, host.key)  # type: ignore[misc] # it is used as a Host is
 
         return connect_when_up
 
@@ -95,7 +102,7 @@ class Hosts:
                 host = self.of(machine)
                 calm = cloud.now >= self._weather.calm_at
                 if host.trouble == "other_key" and not calm:
-                    raise SshError(Reason.HOST_KEY_CHANGED, "HostKeyNotVerifiable", f"{target} shows another key")
+                    raise HostKeyChangedError("HostKeyNotVerifiable", target, None)
                 if calm or host.trouble in (None, "hangs", "slow"):
                     open_at = machine.running_at + host.opens_after
                     if cloud.now >= open_at:
@@ -113,7 +120,8 @@ class Hosts:
 class Session:
     """A login on a host; used as `ssh.Host` is."""
 
-    def __init__(self, hosts: Hosts, machine: Machine, process: Process) -> None:
+    def __init__(self, hosts: Hosts, machine: Machine, process: Process, host_key: str) -> None:
+        self.host_key = host_key
         self._hosts = hosts
         self._cloud = hosts._cloud
         self._weather = hosts._weather
@@ -129,12 +137,22 @@ class Session:
         self._perhaps_drops()
         if script == setup.RUNNER:
             result = await self._runner(args[0], str(stdin), timeout)
+        elif script == REKEYED:
+            result = self._rekey(args[0])
         elif script == probes.PROBE:
             result = Result(0, ANSWER, "")
         else:
             result = Result(0, "", "")
         await self._process.point(f"after a script on {self._machine.id}")
         return result
+
+    def _rekey(self, step: str) -> Result:
+        host = self._hosts.of(self._machine)
+        if step == "make":
+            host.made = host.made or f"ssh-ed25519 own-{self._machine.id}"
+            return Result(0, f"flambed-key {host.made}\n", "")
+        host.key = host.made
+        return Result(0, "", "")
 
     async def _runner(self, key: str, command: str, timeout: float) -> Result:  # noqa: ASYNC109
         host, now = self._hosts.of(self._machine), self._cloud.now
@@ -191,9 +209,13 @@ class Session:
         return SshError(Reason.CONNECTION_LOST, "ConnectionLost", f"the connection to {self._machine.id} was lost")
 
 
+REKEYED = "sh -c REKEY, as root"
 _BEGINNINGS = {
-    shlex.join(["sh", "-c", script, "flambed"]): script
-    for script in (setup.RUNNER, setup.INFORM, setup._PEEK, probes.PROBE)
+    shlex.join(["sh", "-c", rekey.AS_ROOT, "flambed", "sh", "-c", rekey.REKEY, "flambed"]): REKEYED,
+    **{
+        shlex.join(["sh", "-c", script, "flambed"]): script
+        for script in (setup.RUNNER, link.INFORM, acquaint.ACQUAINT, setup._PEEK, probes.PROBE)
+    },
 }
 
 

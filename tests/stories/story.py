@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from flambed.actions import (
+    Acquaint,
     Action,
     CleanUp,
     Describe,
@@ -201,6 +202,7 @@ class Story:
             self.ends_one(
                 action,
                 facts.HostReached(at=self.now, instance=subject),
+                *self._rekeyed(action),
                 facts.HostInformed(at=self.now, instance=subject, digest=action.description_digest),
                 facts.CommandStarted(at=self.now, instance=subject, number=0, attempt=action.attempt),
                 facts.CommandEnded(
@@ -217,7 +219,17 @@ class Story:
     def informs(self) -> None:
         """All hosts take the new description."""
         for action in [a for a in self.running if isinstance(a, Inform)]:
-            self.ends_one(action, facts.HostInformed(at=self.now, instance=action.instance, digest=action.digest))
+            told = facts.HostInformed(at=self.now, instance=action.instance, digest=action.digest)
+            self.ends_one(action, *self._rekeyed(action), told)
+
+    def _rekeyed(self, action: SetUp | Inform) -> list[Fact]:
+        if not action.rekey:
+            return []
+        instance, made = action.instance, f"{KEY}-of-{action.instance}"
+        return [
+            facts.HostKeyMade(at=self.now, instance=instance, public_key=made),
+            facts.HostKeyLearned(at=self.now, instance=instance, public_key=made, source="replaced"),
+        ]
 
     def becomes_ready(self, wanted: Cluster | None = None) -> None:
         """Tell the usual life up to ready: orchestrator i-o and factories i-0, i-1, ..."""
@@ -283,6 +295,8 @@ def words(action: Action) -> str:
             return f"set up {action.instance} from {action.first}"
         case Inform(instance):
             return f"inform {instance}"
+        case Acquaint(instance, _, _, peers):
+            return f"acquaint {instance}" + (f" with {' '.join(peer.instance for peer in peers)}" if peers else "")
         case Judge(cases):
             return f"judge {' '.join(case.instance for case in cases)}"
         case CleanUp(volumes) | LetGo(volumes):

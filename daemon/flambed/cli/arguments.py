@@ -114,6 +114,20 @@ COMMANDS: Final = (
     Command("why", "why hosts are alive, failed or about to end, and when", (_NAME, _HOST)),
     Command("retry", "run failed set-up again, from the failed command", (_NAME, _HOST)),
     Command(
+        "trust",
+        "pin the host key that a host shows, once you have checked it",
+        (
+            _NAME,
+            Argument("host", "an instance id, an instance name or an address", {"metavar": "HOST"}),
+            Argument(
+                "--fingerprint",
+                "the key's fingerprint, known from elsewhere; without it you are shown the key and asked",
+                {"metavar": "SHA256:..."},
+            ),
+        ),
+        "On the host itself `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints the fingerprint.",
+    ),
+    Command(
         "ssh",
         "log in to a host, by default the orchestrator, with the real ssh client and the pinned host key",
         (_NAME, _HOST, Argument("--key", "another private key than the cluster file's", {"metavar": "PATH"})),

@@ -207,6 +207,36 @@ def retry(args: argparse.Namespace, console: Console) -> int:
     return Exit.DONE
 
 
+def trust(args: argparse.Namespace, console: Console) -> int:
+    """Pin the host key of a host: the one that was named, or the one that a person confirms."""
+    wanted = args.fingerprint
+    if wanted is None:
+        if not sys.stdin.isatty():
+            raise FailureError(
+                Exit.USAGE, "nobody can be asked here, as stdin is no terminal: give --fingerprint SHA256:..."
+            )
+        wanted = _confirmed_key(_post(args, "trust", {"host": args.host}), console)
+    found = _post(args, "trust", {"host": args.host, "fingerprint": wanted})
+    was = f", in the place of {' and '.join(found['pinned'])}" if found["pinned"] else ""
+    _print(found, console, [f"{found['name']} ({found['instance']}): {found['trusted']} is pinned{was}"])
+    return Exit.DONE
+
+
+def _confirmed_key(found: Mapping[str, Any], console: Console) -> str:
+    if not found["shown"]:
+        raise FailureError(Exit.FAILED, f"{found['name']} shows no host key of a kind that can be pinned")
+    shown = str(found["shown"][0])
+    pinned = " and ".join(found["pinned"]) or "nothing"
+    console.ask(
+        f"{found['name']} ({found['instance']}) shows the host key {shown}; pinned is {pinned}.\n"
+        "Compare it with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host itself. "
+        "Type yes to pin it: "
+    )
+    if sys.stdin.readline().strip() != "yes":
+        raise FailureError(Exit.INTERRUPTED, "nothing was pinned")
+    return shown
+
+
 def ssh(args: argparse.Namespace, console: Console) -> int:
     """Log in to a host; with --json, only say how."""
     found = _client(args).get(cluster_path(args.name, "ssh"), _host(args))
@@ -273,7 +303,8 @@ def completion(args: argparse.Namespace, console: Console) -> int:
 
 RUN: Final[Mapping[str, Run]] = {
     "up": up, "down": down, "list": list_, "status": status, "watch": watch, "validate": validate, "plan": plan,
-    "events": events, "logs": logs, "hold": hold, "release": release, "why": why, "retry": retry, "ssh": ssh,
+    "events": events, "logs": logs, "hold": hold, "release": release, "why": why, "retry": retry,
+    "trust": trust, "ssh": ssh,
     "gc": gc, "doctor": doctor, "version": version, "completion": completion,
 }  # fmt: skip
 """The function of each command in `arguments.COMMANDS`."""

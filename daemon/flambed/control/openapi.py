@@ -129,6 +129,13 @@ def _paths() -> dict[str, dict[str, Schema]]:
                 status=202, errors=change, body=_json_body(record({"host": TEXT}, "host"), required=False),
             )
         },
+        f"{one}/trust": {
+            "post": _operation(
+                "trust", "Pin the host key with this fingerprint, if the host shows it; without one: what it shows.",
+                ref("HostKey"), _REF, errors=change,
+                body=_json_body(record({"host": TEXT, "fingerprint": TEXT}, "fingerprint"), required=True),
+            )
+        },
         f"{one}/logs": {
             "get": _operation(
                 "logs", "Kept output of the set-up commands.", array(ref("Output")), _REF, host, errors=(403, *read)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -89,6 +90,9 @@ def peer_uid(request: web.Request) -> int | None:
     """Return the uid of the process that sent a request; None once it has gone away."""
     transport = request.transport
     return unixsocket.credentials(transport.get_extra_info("socket"))[1] if transport is not None else None
+
+
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 async def caller(request: web.Request) -> Caller:
@@ -187,6 +191,18 @@ def words(body: dict[str, Any], name: str) -> str:
     text = text.strip()
     if not 0 < len(text) <= LONGEST_TEXT or not text.isprintable():
         raise UnreadableError(f"{name!r} must be one line of 1 to {LONGEST_TEXT} printable characters")
+    return text
+
+
+def fingerprint(body: dict[str, Any], name: str) -> str:
+    """Return the fingerprint of a host key out of a body.
+
+    Raises:
+        UnreadableError: it is none.
+    """
+    text = words(body, name)
+    if not _FINGERPRINT.fullmatch(text):
+        raise UnreadableError(f"{name!r} must be a fingerprint as `ssh-keygen -l` prints it: SHA256 and 43 characters")
     return text
 
 

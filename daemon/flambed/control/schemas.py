@@ -141,6 +141,16 @@ SCHEMAS: Final[dict[str, Schema]] = {
         },
         description="How to log in to a host. Never a private key.",
     ),
+    "HostKey": record(
+        {
+            "instance": TEXT,
+            "name": TEXT,
+            "pinned": {"description": "Fingerprints of the keys that it might show before.", **array(TEXT)},
+            "shown": {"description": "Fingerprints of the keys that it shows; nothing vouches for them.", **array(TEXT)},
+            "trusted": {"description": "The fingerprint of the key that is pinned now; null: none was named.", **TEXT_OR_NULL},
+        },
+        description="What key a host shows, and which one is pinned.",
+    ),
     "Event": {
         **record(
             {

@@ -59,6 +59,7 @@ class Control:
             ("POST", f"{cluster}/hold", self._hold),
             ("POST", f"{cluster}/release", self._release),
             ("POST", f"{cluster}/retry", self._retry),
+            ("POST", f"{cluster}/trust", self._trust),
             ("GET", f"{cluster}/logs", self._logs),
             ("GET", f"{cluster}/why", self._why),
             ("GET", f"{cluster}/ssh", self._ssh),
@@ -248,6 +249,14 @@ class Control:
         host = requests.words(body, "host") if body.get("host") is not None else None
         change = self._service.retry(await requests.caller(request), request.match_info["ref"], host)
         return answers.document(await self._carry_out(change), status=202)
+
+    async def _trust(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        body = await requests.json_object(request, required=("host",), optional=("fingerprint",))
+        host = requests.words(body, "host")
+        wanted = requests.fingerprint(body, "fingerprint") if body.get("fingerprint") is not None else None
+        change = self._service.trust(await requests.caller(request), request.match_info["ref"], host, wanted)
+        return answers.document(await self._carry_out(change))
 
     async def _remove_orphans(self, request: web.Request) -> web.StreamResponse:
         Query(request)

@@ -56,6 +56,9 @@ class Service(Protocol):
     async def retry(self, caller: Caller, ref: str, host: str | None) -> dict[str, Any]:
         """Run the set-up of failed hosts again; return the status."""
 
+    async def trust(self, caller: Caller, ref: str, host: str, fingerprint: str | None) -> dict[str, Any]:
+        """Pin the host key with this fingerprint, if the host shows it; without one only tell what it shows."""
+
     def logs(self, caller: Caller, ref: str, host: str | None) -> list[dict[str, Any]]:
         """Return the kept output of set-up commands."""
 

@@ -51,8 +51,9 @@ AUDIT: Final[frozenset[type[Fact]]] = frozenset({
     facts.ClusterFound, facts.LaunchIntended, facts.LaunchAnswered, facts.LaunchAbandoned, facts.LaunchRolledBack,
     facts.StartAccepted,
     facts.TerminationAccepted, facts.TerminationOverdue, facts.VolumesRemoved, facts.PhaseChanged, facts.HostGivenUp,
+    facts.HostKeyRefused, facts.HostKeyTrusted,
 })  # fmt: skip
-"""What is never dropped while its cluster is known: what people asked for, and what was launched, ended and given up."""
+"""What is never dropped while its cluster is known: what people asked for, and what was launched, ended, given up and refused."""
 
 _AUDITED: Final = f"({', '.join(repr(name) for name, kind in FACTS.items() if kind in AUDIT)})"
 

@@ -83,6 +83,7 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._thawed = Signal()
         machine.command_fault = self._command_fault
+        machine.reload_sshd = self._options.clear  # it shows what lies in /etc/ssh then
 
     # --- power ---
 

@@ -90,6 +90,7 @@ class UpRequested(Fact):
     may_adopt: bool  # the owner may take over instances that this service did not launch
     shrink: bool = False
     host_key_since: float = 0.0  # hosts that were launched before carry another key
+    peer_key: str = ""  # public half of the key with which the orchestrator logs in to the factories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,7 +321,42 @@ class HostKeyLearned(Fact):
 
     instance: str
     public_key: str  # OpenSSH format, without a comment
-    source: str  # user_data, console, person
+    source: str  # console; replaced: made on the host, in the place of the one in its user data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyMade(Fact):
+    """The host has made itself a key, and may show it from now on in the place of the one out of its user data."""
+
+    instance: str
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyKept(Fact):
+    """The host goes on with the key out of its user data: it cannot be given one of its own."""
+
+    instance: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyRefused(Fact):
+    """The host showed a key that is not pinned, and was not logged in to."""
+
+    instance: str
+    pinned: tuple[str, ...]
+    shown: str | None  # None: it has none of the pinned kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyTrusted(Fact):
+    """A person has checked the key that the host shows, and had it pinned."""
+
+    instance: str
+    public_key: str
+    was: str | None  # the key that was pinned before
+    by: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,6 +369,14 @@ class HostReached(Fact):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostInformed(Fact):
     """The host has the cluster's description, ~/.flambed/cluster.json."""
+
+    instance: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAcquainted(Fact):
+    """The host has its part of the orchestrator's way to the factories: who is let in, or whom it may trust."""
 
     instance: str
     digest: str
@@ -495,7 +539,8 @@ FACTS: Mapping[str, type[Fact]] = {
         ClusterSurveyed, LaunchPrepared, LaunchIntended, LaunchAnswered, LaunchAbandoned, LaunchRolledBack,
         StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted,
         TerminationOverdue, VolumesRemoved, VolumesLeft, StartAccepted,
-        HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
+        HostKeyLearned, HostKeyMade, HostKeyKept, HostKeyRefused, HostKeyTrusted,
+        HostReached, HostInformed, HostAcquainted, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
         AlarmArmed, AlarmLacking, AlarmFired, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
         VoteBegan, VoteEnded, TimerSeen, HostMute, HostHeard, Judged,
     )

@@ -53,6 +53,7 @@ def _up_requested(world: World, fact: facts.UpRequested) -> World:
         cluster_id=fact.cluster_id,
         host_key=fact.host_key,
         host_key_since=fact.host_key_since or world.host_key_since,
+        peer_key=fact.peer_key,
         owner=fact.owner,
         may_adopt=fact.may_adopt,
         recovered=False,
@@ -82,7 +83,8 @@ def _earlier(world: World, instance: Instance, at: float) -> Instance | None:
     possible = instance.alarm_left or (timed and not instance.alarm_removed)
     if instance.stage is not Stage.GONE:
         # What is ending belongs to the past: this `up` replaces it.
-        instance = replace(instance, alarm_possible=possible, ended=Ending.ASKED if instance.ended else None)
+        ended = Ending.ASKED if instance.ended else None
+        instance = replace(instance, alarm_possible=possible, ended=ended, host_key_kept=None)
         # Nobody tried to reach the hosts of a cluster whose record was lost.
         return replace(instance, reach_from=at, setup_from=at) if world.recovered else instance
     if possible or instance.volumes_left:
@@ -334,8 +336,13 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.VolumesLeft: sightings.volumes_left,
     facts.StartAccepted: sightings.start_accepted,
     facts.HostKeyLearned: hosts.host_key_learned,
+    facts.HostKeyMade: hosts.host_key_made,
+    facts.HostKeyKept: hosts.host_key_kept,
+    facts.HostKeyRefused: hosts.host_key_refused,
+    facts.HostKeyTrusted: hosts.host_key_trusted,
     facts.HostReached: hosts.host_reached,
     facts.HostInformed: hosts.host_informed,
+    facts.HostAcquainted: hosts.host_acquainted,
     facts.CommandStarted: hosts.command_started,
     facts.CommandEnded: hosts.command_ended,
     facts.SetupDone: hosts.setup_done,

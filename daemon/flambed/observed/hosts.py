@@ -25,18 +25,55 @@ def instance_tagged(world: World, fact: facts.InstanceTagged) -> World:
 
 
 def host_key_learned(world: World, fact: facts.HostKeyLearned) -> World:
-    return _change(world, fact.instance, host_key=fact.public_key)
+    instance = world.instances.get(fact.instance)
+    if fact.source == "console" and instance is not None and instance.host_key is not None:
+        return world  # a person was faster
+    return _pinned(world, fact.instance, fact.public_key)
+
+
+def host_key_made(world: World, fact: facts.HostKeyMade) -> World:
+    return _change(world, fact.instance, host_key_next=fact.public_key)
+
+
+def host_key_kept(world: World, fact: facts.HostKeyKept) -> World:
+    return _change(world, fact.instance, host_key_kept=fact.why)
+
+
+def host_key_refused(world: World, fact: facts.HostKeyRefused) -> World:
+    instance = world.instances.get(fact.instance)
+    if instance is None or _may_learn_anew(instance) or fact.pinned != instance.host_keys:
+        return world
+    return _change(world, fact.instance, host_key_refused=fact.shown or "")
+
+
+def host_key_trusted(world: World, fact: facts.HostKeyTrusted) -> World:
+    learning = facts.Key("host_key", fact.instance)
+    world = replace(world, failures={key: failure for key, failure in world.failures.items() if key != learning})
+    return _pinned(world, fact.instance, fact.public_key)
+
+
+def _pinned(world: World, subject: str, public_key: str) -> World:
+    return _change(world, subject, host_key=public_key, host_key_next=None, host_key_kept=None, host_key_refused=None)
+
+
+def _may_learn_anew(instance: Instance) -> bool:
+    """Whether it was found by its tags, and may be of a launch that the journal has lost: its console tells its key."""
+    return instance.found and not instance.key_doubted
 
 
 def host_reached(world: World, fact: facts.HostReached) -> World:
     instance = world.instances.get(fact.instance)
     if instance is None or instance.stage is not Stage.RUNNING:
         return world
-    return world.with_instance(instance.to(Stage.REACHABLE, fact.at))
+    return world.with_instance(replace(instance.to(Stage.REACHABLE, fact.at), host_key_refused=None))
 
 
 def host_informed(world: World, fact: facts.HostInformed) -> World:
     return _change(world, fact.instance, informed=fact.digest)
+
+
+def host_acquainted(world: World, fact: facts.HostAcquainted) -> World:
+    return _change(world, fact.instance, acquainted=fact.digest)
 
 
 def command_started(world: World, fact: facts.CommandStarted) -> World:
@@ -79,9 +116,8 @@ def setup_failed(world: World, subject: str, failure: Failure) -> World:
     instance = world.instances.get(subject)
     if instance is None or instance.stage not in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
         return world
-    if failure.reason is Reason.HOST_KEY_CHANGED and instance.found and not instance.key_doubted:
-        # It was found by its tags, and may be of a launch that the journal has lost: its console tells its key.
-        return world.with_instance(replace(instance, host_key=None, key_doubted=True))
+    if failure.reason is Reason.HOST_KEY_CHANGED and _may_learn_anew(instance):
+        return world.with_instance(replace(instance, host_key=None, host_key_next=None, key_doubted=True))
     if failure.reason in PASSING and failure.tries < MOST_TRIES:
         return world
     return _give_up(world, instance, failure)

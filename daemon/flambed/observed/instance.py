@@ -137,11 +137,15 @@ class Instance:
     tagged: str | None = None
 
     # the host
-    host_key: str | None = None
+    host_key: str | None = None  # pinned
+    host_key_next: str | None = None  # made on the host, to be pinned once it is shown
+    host_key_kept: str | None = None  # why the one out of its user data stays
+    host_key_refused: str | None = None  # shown, and not pinned; "": one of another kind
     key_doubted: bool = False  # the key that we took for its own was not
     reach_from: float | None = None  # from when on it has to be reachable
     setup_from: float | None = None  # from when on set-up keeps its protection off
     informed: str | None = None
+    acquainted: str | None = None  # what it knows of the orchestrator's way to the factories
     setup_digest: str | None = None  # of the list of commands that the next three speak of
     commands_done: int = 0
     command: int | None = None  # running now
@@ -188,6 +192,11 @@ class Instance:
             looks=0,
             story=(*self.story, (at, stage))[-STORY_LENGTH:],
         )
+
+    @property
+    def host_keys(self) -> tuple[str, ...]:
+        """The public keys that it may show, the pinned one first; none: nothing vouches for it."""
+        return tuple(key for key in (self.host_key, self.host_key_next) if key is not None)
 
     @property
     def alarm_left(self) -> bool:

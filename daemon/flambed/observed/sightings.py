@@ -283,6 +283,7 @@ def _fresh(instance: Instance, at: float) -> Instance:
         alarm_possible=True,
         request=instance.request,
         host_key=instance.host_key,
+        host_key_next=instance.host_key_next,
     )
 
 

@@ -47,6 +47,7 @@ class World:
     owner: int = -1
     may_adopt: bool = False
     host_key_since: float = 0.0  # hosts that were launched before carry another key
+    peer_key: str = ""  # public half of the key with which the orchestrator logs in to the factories
     recovered: bool = False  # its record was lost: no more is known of it than its instances tell, until the next `up`
     wanted: bool = False  # up, and not down since
     shrink: bool = False

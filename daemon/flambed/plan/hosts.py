@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flambed.actions import Describe, Inform, LearnHostKey, SetUp, Tag
+from flambed.actions import Acquaint, Describe, Inform, LearnHostKey, Peer, SetUp, Tag
 from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed.facts import HostGivenUp, Key
-from flambed.observed.instance import Instance, Stage
+from flambed.observed.instance import UNDER_WAY, Instance, Stage
 from flambed.plan.draft import Draft
 from flambed.tags import INSTANCE_TAG, digest_of, tags_of
 
@@ -27,6 +27,7 @@ def attend(draft: Draft) -> None:
         _tag(draft, instance, common[instance.role])
         if instance.stage is Stage.READY and instance.setup_done == draft.setup:
             _inform(draft, instance)
+            _acquaint(draft, instance)
         elif instance.stage in (Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY):
             _set_up(draft, instance)
 
@@ -94,9 +95,9 @@ def _set_up(draft: Draft, instance: Instance) -> None:
     if instance.stage is not Stage.RUNNING:  # it was reached before, and the link was lost
         reach_by = draft.now + draft.rules.reach_deadline
     address = draft.address_of(instance)
-    if instance.host_key is None:
+    if not instance.host_keys:
         draft.want(LearnHostKey(instance.id))
-    if instance.host_key is None or address is None or not _may_start(draft, instance):
+    if not instance.host_keys or address is None or not _may_start(draft, instance):
         draft.wake(reach_by)
         if draft.now >= reach_by:
             draft.conclusions.append(_given_up(draft, instance))
@@ -105,13 +106,16 @@ def _set_up(draft: Draft, instance: Instance) -> None:
         SetUp(
             instance=instance.id,
             address=address,
-            host_key=instance.host_key,
+            host_keys=instance.host_keys,
+            rekey=_rekey(draft, instance),
             first=instance.commands_done if instance.setup_digest == draft.setup else 0,
             attempt=instance.attempt,
             commands=draft.desired.setup_cmds,
             digest=draft.setup,
             description=draft.description_text,
             description_digest=draft.description_digest,
+            lets_in=draft.world.peer_key if instance.role is Role.FACTORY and draft.world.peer_key else None,
+            lets_in_digest=digest_of({"peer_key": draft.world.peer_key}),
             reach_by=reach_by,
         )
     )
@@ -125,7 +129,7 @@ def _may_start(draft: Draft, instance: Instance) -> bool:
 
 
 def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:
-    if instance.host_key is None:
+    if not instance.host_keys:
         failure = draft.world.failures.get(Key("host_key", instance.id))
         said = f" ({failure.message})" if failure else ""
         message = f"nothing vouches for its host key{said}; it is never trusted blindly"
@@ -142,9 +146,41 @@ def _given_up(draft: Draft, instance: Instance) -> HostGivenUp:
 
 def _inform(draft: Draft, instance: Instance) -> None:
     """Tell a ready host who belongs to the cluster now, unless that is still changing."""
-    digest = draft.description_digest
-    if instance.informed == digest or draft.world.intents:
+    digest, rekey = draft.description_digest, _rekey(draft, instance)
+    if (instance.informed == digest and not rekey) or draft.world.intents:
         return
     address = draft.address_of(instance)
-    if address is not None and instance.host_key is not None:
-        draft.want(Inform(instance.id, address, instance.host_key, draft.description_text, digest))
+    if address is not None and instance.host_keys:
+        draft.want(Inform(instance.id, address, instance.host_keys, rekey, draft.description_text, digest))
+
+
+def _acquaint(draft: Draft, instance: Instance) -> None:
+    """Let the orchestrator know its factories, as soon as none of them is under way, and let them know it."""
+    world, address = draft.world, draft.address_of(instance)
+    if not world.peer_key or address is None or not instance.host_keys:
+        return
+    if instance.role is Role.FACTORY:
+        peers, digest = None, digest_of({"peer_key": world.peer_key})
+    else:
+        factories = [i for i in world.of(Role.FACTORY) if i.private_host is not None and i.host_keys]
+        if world.intents or any(i.stage in UNDER_WAY for i in world.of(Role.FACTORY)):
+            return
+        peers = tuple(_peer(draft, factory) for factory in factories if factory.stage is not Stage.STOPPING)
+        known = {peer.instance: (peer.name, peer.address, *peer.host_keys) for peer in peers}
+        digest = digest_of({"peer_key": world.peer_key, "username": draft.desired.username, "peers": known})
+    if instance.acquainted != digest:
+        draft.want(Acquaint(instance.id, address, instance.host_keys, peers, digest))
+
+
+def _peer(draft: Draft, factory: Instance) -> Peer:
+    return Peer(
+        instance=factory.id,
+        name=draft.desired.instance_name(factory.role, factory.index),
+        address=factory.private_host or "",
+        host_keys=factory.host_keys,
+    )
+
+
+def _rekey(draft: Draft, instance: Instance) -> bool:
+    """Whether it has the key of its user data still, which many may know, and can make itself another."""
+    return instance.host_key == draft.world.host_key and instance.host_key_kept is None

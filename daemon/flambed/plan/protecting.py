@@ -170,11 +170,12 @@ def _wanted(draft: Draft, instance: Instance) -> Protection:
 def _question(draft: Draft, instance: Instance, policy: IdlePolicy, hold: float | None) -> Question | None:
     """Return how the host itself is to be asked whether it is in use; None where it cannot be, or need not be."""
     address = draft.address_of(instance)
-    if address is None or instance.host_key is None or (policy.minutes is None and not timer_counts(instance)):
+    if address is None or not instance.host_keys or (policy.minutes is None and not timer_counts(instance)):
         return None
     return Question(
+        instance=instance.id,
         address=address,
-        host_key=instance.host_key,
+        host_keys=instance.host_keys,
         username=draft.desired.username,
         minutes=policy.minutes,
         threshold=policy.threshold,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 import asyncssh
 
 from flambed.errors import Reason, StepError
-from flambed.ssh.keys import private_key, public_key
+from flambed.hostkey import fingerprint
+from flambed.ssh.keys import as_text, private_key, public_key
 from flambed.tails import Tail
 
 OUTPUT_LIMIT = 128 * 1024
@@ -28,6 +29,25 @@ class SshError(StepError):
     """
 
 
+class HostKeyChangedError(SshError):
+    """A host shows another key than the pinned ones, and was not logged in to.
+
+    Attributes:
+        shown: its public key, OpenSSH format; None: it has no key of a pinned kind.
+    """
+
+    def __init__(self, code: str, target: Target, shown: str | None) -> None:
+        pinned = " or ".join(fingerprint(key) for key in target.host_keys)
+        key = fingerprint(shown) if shown else "one of another kind"
+        super().__init__(
+            Reason.HOST_KEY_CHANGED,
+            code,
+            f"{target} shows another host key than the pinned one and was not logged in to ({key}, not {pinned}): it is "
+            "another machine, or its keys were made anew; `flambectl trust` takes the new one, once somebody has checked it",
+        )
+        self.shown = shown
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A host, how it proves who it is, and how we do."""
@@ -35,7 +55,7 @@ class Target:
     address: str  # an IP address or a DNS name
     port: int = 22
     username: str
-    host_keys: tuple[str, ...]  # the pinned public keys, OpenSSH format
+    host_keys: tuple[str, ...]  # the public keys that it may show, OpenSSH format
     client_key: str = field(repr=False)  # our private key, its text
 
     def __str__(self) -> str:
@@ -83,6 +103,10 @@ class Host:
     def __init__(self, target: Target, connection: asyncssh.SSHClientConnection) -> None:
         self._target = target
         self._connection = connection
+        shown = connection.get_server_host_key()
+        assert shown is not None, "nobody logs in without one"
+        self.host_key: str = as_text(shown)
+        """The public key that it has shown, one of the target's, OpenSSH format."""
 
     async def run(self, command: str, *, stdin: str | bytes = b"", timeout: float) -> Result:  # noqa: ASYNC109 - told in the error
         """Run `command` in the user's login shell, without a terminal, and wait for its end.
@@ -219,6 +243,17 @@ def _this_time(deadlines: Deadlines, waited: float, left: float) -> Deadlines:
     return replace(deadlines, connect=min(connect, left), login=min(deadlines.login, left))
 
 
+class _Doorkeeper(asyncssh.SSHClient):
+    """Lets no key in that is not pinned, and remembers which one was shown."""
+
+    def __init__(self) -> None:
+        self.shown: str | None = None
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002 - the signature is asyncssh's
+        self.shown = as_text(key)
+        return False
+
+
 async def _open(target: Target, deadlines: Deadlines) -> asyncssh.SSHClientConnection:
     if not target.host_keys:
         raise SshError(
@@ -226,6 +261,7 @@ async def _open(target: Target, deadlines: Deadlines) -> asyncssh.SSHClientConne
         )
     trusted = [public_key(text) for text in target.host_keys]
     client_key = private_key(target.client_key)
+    doorkeeper = _Doorkeeper()
     with ExitStack() as unless_connected:
         tcp = socket.socket(_family(target.address), socket.SOCK_STREAM)
         unless_connected.callback(tcp.close)
@@ -235,6 +271,7 @@ async def _open(target: Target, deadlines: Deadlines) -> asyncssh.SSHClientConne
                 target.address,
                 target.port,
                 sock=tcp,
+                client_factory=lambda: doorkeeper,
                 username=target.username,
                 client_keys=[client_key],
                 known_hosts=(trusted, [], []),
@@ -255,9 +292,41 @@ async def _open(target: Target, deadlines: Deadlines) -> asyncssh.SSHClientConne
                 keepalive_count_max=deadlines.missed,
             )
         except (asyncssh.Error, OSError) as error:
-            raise _refusal(target, error) from error
+            raise _refusal(target, error, doorkeeper.shown) from error
         unless_connected.pop_all()
     return connection
+
+
+async def shown_keys(address: str, port: int, deadlines: Deadlines = Deadlines()) -> tuple[str, ...]:
+    """The public keys that a host shows to whoever connects, OpenSSH format; nothing vouches for them.
+
+    Raises:
+        SshError: UNREACHABLE.
+    """
+    keys = []
+    why: Exception | None = None
+    for kind in _KEY_KINDS:
+        try:
+            async with asyncio.timeout(deadlines.connect + deadlines.login):
+                key = await asyncssh.get_server_host_key(address, port, server_host_key_algs=kind, config=None)
+        except TimeoutError:
+            raise SshError(Reason.UNREACHABLE, "timeout", f"{address} port {port} shows no host key in time") from None
+        except (asyncssh.Error, OSError) as error:  # a server that has none of that kind may also just hang up
+            why = error
+            continue
+        if key is not None:
+            keys.append(as_text(key))
+    if why is not None and not keys:
+        message = f"{address} port {port} shows no host key: {why}"
+        raise SshError(Reason.UNREACHABLE, type(why).__name__, message) from why
+    return tuple(keys)
+
+
+_KEY_KINDS = (
+    ["ssh-ed25519"],
+    ["ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"],
+    ["rsa-sha2-512", "rsa-sha2-256"],
+)
 
 
 async def _connect_tcp(tcp: socket.socket, target: Target, patience: float) -> None:
@@ -274,7 +343,7 @@ async def _connect_tcp(tcp: socket.socket, target: Target, patience: float) -> N
         raise SshError(Reason.UNREACHABLE, code, f"{target} cannot be reached: {error.strerror or error}") from error
 
 
-def _refusal(target: Target, error: asyncssh.Error | OSError) -> SshError:
+def _refusal(target: Target, error: asyncssh.Error | OSError, shown: str | None) -> SshError:
     """What an error on the way from an open port to a login means."""
     code = type(error).__name__
     match error:
@@ -285,12 +354,7 @@ def _refusal(target: Target, error: asyncssh.Error | OSError) -> SshError:
         case _:
             changed = False
     if changed:
-        return SshError(
-            Reason.HOST_KEY_CHANGED,
-            code,
-            f"{target} shows another host key than the pinned one and was not logged in to: it is another machine, or "
-            f"its keys were made anew",
-        )
+        return HostKeyChangedError(code, target, shown)
     if isinstance(error, asyncssh.PermissionDenied):
         return SshError(
             Reason.LOGIN_REFUSED,

@@ -19,7 +19,12 @@ def public_key_of(private: str) -> str:
     Raises:
         ValueError: see `check_private_key`.
     """
-    algorithm, data = private_key(private).export_public_key("openssh").decode().split()[:2]
+    return as_text(private_key(private))
+
+
+def as_text(key: asyncssh.SSHKey) -> str:
+    """A public key, or the public half of a private one, in OpenSSH format and without a comment."""
+    algorithm, data = key.export_public_key("openssh").decode().split()[:2]
     return f"{algorithm} {data}"
 
 

@@ -1,11 +1,13 @@
-# Stores the description of the cluster on a host, as ~/.flambed/cluster.json, old or new but never half.
+# Stores a file of ours on a host, below ~/.flambed, old or new but never half.
 #
-#   sh -c THIS flambed BYTES <DESCRIPTION
+#   sh -c THIS flambed BYTES FILE MODE <CONTENT
 
-d="$HOME/.flambed"
-new="$d/cluster.json.$$"
-mkdir -p "$d" && cat >"$new" && [ "$(wc -c <"$new")" -eq "$1" ] && chmod 644 "$new" && mv "$new" "$d/cluster.json" || {
+umask 077
+file="$HOME/.flambed/$2"
+new="$file.$$"
+mkdir -p -m 755 "$HOME/.flambed" && mkdir -p "${file%/*}" &&
+  cat >"$new" && [ "$(wc -c <"$new")" -eq "$1" ] && chmod "$3" "$new" && mv "$new" "$file" || {
   rm -f "$new"
-  echo "~/.flambed/cluster.json cannot be written: is the disk full, or the home folder not writable?" >&2
+  echo "~/.flambed/$2 cannot be written: is the disk full, or the home folder not writable?" >&2
   exit 120
 }

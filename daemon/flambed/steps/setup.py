@@ -9,68 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from importlib import resources
-from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final
 
-from flambed.errors import Reason, StepError
-from flambed.observed.facts import CommandEnded, CommandStarted, Fact, HostInformed, HostReached, SetupDone
+from flambed.errors import Reason
+from flambed.observed.facts import (
+    CommandEnded,
+    CommandStarted,
+    Fact,
+    HostAcquainted,
+    HostInformed,
+    HostReached,
+    SetupDone,
+)
 from flambed.outputs import Output, Outputs
 from flambed.setupkeys import command_key
-from flambed.ssh import Host, SshError, Target
+from flambed.ssh import SshError, Target
+from flambed.steps.acquaint import authorize
+from flambed.steps.link import SHORT, Connector, CutOffError, Link, SetupError, encoded, insist, store
+from flambed.steps.rekey import rekey
 
 RUNNER: Final = resources.files(__package__).joinpath("runner.sh").read_text(encoding="utf-8")
-INFORM: Final = resources.files(__package__).joinpath("inform.sh").read_text(encoding="utf-8")
 _PEEK: Final = 'tail -c 65536 "$HOME/.flambed/setup/$1/output" 2>/dev/null'
 
 _REPORTED: Final = 65536  # bytes of output that the runner reports
 _NO_EXIT_CODE: Final = 121  # the runner's word for a command that was cut off
-_PAUSES: Final = (
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-)  # seconds before a dropped link is made anew, or a cut-off command run again
 _RUNNER_SAYS: Final = {
     120: "it cannot be stored in ~/.flambed/setup: is the disk full, or the home folder not writable?",
     _NO_EXIT_CODE: "it left no exit code: it was killed, the disk is full, or flock is missing",
 }
-_SHORT: Final = 30.0  # seconds, for what takes a moment on any host that lives
 
-T = TypeVar("T")
 Emit = Callable[[Fact], None]
+Written = Callable[[Fact], Awaitable[None]]
 Now = Callable[[], float]
 
 
-class Connector(Protocol):
-    """How hosts are connected to: `ssh.connect_when_up`, with the service's deadlines."""
-
-    def __call__(self, target: Target, *, until: float) -> AbstractAsyncContextManager[Host]:
-        """Return a connection to `target`; `until` is on the running loop's clock."""
-
-
-class SetupError(StepError):
-    """A host that was reached and could not be set up.
-
-    Attributes:
-        number: of the set-up command that it is about, counting from 0; None for the description of the cluster.
-        exit_code: the command's, None where it has none.
-    """
-
-    def __init__(
-        self, reason: Reason, code: str, message: str, *, number: int | None = None, exit_code: int | None = None
-    ) -> None:
-        super().__init__(reason, code, message)
-        self.number = number
-        self.exit_code = exit_code
-
-
-class _CutOffError(SetupError):
+class _CutOffError(SetupError, CutOffError):
     """A command ended without an exit code: killed, or the host went down. It may be run again."""
 
 
@@ -89,15 +65,22 @@ class SetupWork:
     deadline: float  # seconds in which the host has to be reached, from now on and after each loss of the link
     description: str  # the text of ~/.flambed/cluster.json
     description_digest: str
+    rekey: bool = False  # it is to make itself a host key (see `rekey`)
+    lets_in: str | None = None  # the public key of its cluster, which it is to let in (see `acquaint`)
+    lets_in_digest: str = ""
 
 
-async def set_up(work: SetupWork, *, emit: Emit, now: Now, connect: Connector, outputs: Outputs) -> None:
+async def set_up(
+    work: SetupWork, *, emit: Emit, written: Written, now: Now, connect: Connector, outputs: Outputs
+) -> None:
     """Set up one host, from the command `work.first` on.
 
-    Emits HostReached, HostInformed, then CommandStarted and CommandEnded for each command (a code other than 0 is the
+    Emits HostReached, what becomes of its key (see `rekey`), HostInformed, then CommandStarted and CommandEnded for each command (a code other than 0 is the
     last one), and SetupDone.
 
     Args:
+        emit: takes a fact.
+        written: takes one, and returns once it is in the journal.
         now: the service's clock, for the facts.
         outputs: where the commands' output is kept, before CommandEnded is emitted.
 
@@ -106,9 +89,14 @@ async def set_up(work: SetupWork, *, emit: Emit, now: Now, connect: Connector, o
         SetupError: COMMAND_FAILED or TIMED_OUT; the message names the command by its number only.
         OSError: the state folder cannot be written.
     """
-    async with _Link(work.target, connect, work.deadline) as link:
+    async with Link(work.target, connect, work.deadline) as link:
         await link.open()
         emit(HostReached(at=now(), instance=work.instance))
+        if work.rekey:
+            await rekey(link, work.instance, work.target.host_keys, emit=emit, written=written, now=now)
+        if work.lets_in is not None:
+            await authorize(link, work.instance, work.lets_in)
+            emit(HostAcquainted(at=now(), instance=work.instance, digest=work.lets_in_digest))
         await _describe(link, work.instance, work.description)
         emit(HostInformed(at=now(), instance=work.instance, digest=work.description_digest))
         for number in range(work.first, len(work.commands)):
@@ -136,92 +124,38 @@ async def inform(
     description: str,
     digest: str,
     *,
+    rekeyed: bool,
     deadline: float,
     emit: Emit,
+    written: Written,
     now: Now,
     connect: Connector,
 ) -> None:
     """Bring ~/.flambed/cluster.json of a host up to date, which has to be reached within `deadline` seconds.
 
+    With `rekeyed` it makes itself a host key before (see `rekey`).
+
     Raises:
         SshError: the host could not be reached, or the link dropped again and again.
         SetupError: the file could not be written.
     """
-    async with _Link(target, connect, deadline) as link:
+    async with Link(target, connect, deadline) as link:
+        if rekeyed:
+            await rekey(link, instance, target.host_keys, emit=emit, written=written, now=now)
         await _describe(link, instance, description)
     emit(HostInformed(at=now(), instance=instance, digest=digest))
 
 
-class _Link:
-    """A connection to one host, which is made anew by the next `run` after it was lost."""
-
-    def __init__(self, target: Target, connect: Connector, deadline: float) -> None:
-        self._target = target
-        self._connect = connect
-        self._deadline = deadline
-        self._open = AsyncExitStack()
-        self._host: Host | None = None
-
-    async def open(self) -> Host:
-        """Return the connected host; waits until it can be connected to, at most until the deadline."""
-        if self._host is None:
-            until = asyncio.get_running_loop().time() + self._deadline
-            self._host = await self._open.enter_async_context(self._connect(self._target, until=until))
-        return self._host
-
-    async def run(self, script: str, *args: str, stdin: str = "", timeout: float) -> tuple[int, str, str]:  # noqa: ASYNC109 - handed on
-        """Run a script of ours with sh on the host: (exit code, stdout, stderr)."""
-        host = await self.open()
-        command = shlex.join(["sh", "-c", script, "flambed", *args])  # the user's login shell may be another one
-        try:
-            result = await host.run(command, stdin=_encoded(stdin), timeout=timeout)
-        except SshError as error:
-            if error.reason is Reason.CONNECTION_LOST:
-                await self._drop()
-            raise
-        return result.code, result.stdout, result.stderr
-
-    async def _drop(self) -> None:
-        self._host = None
-        await self._open.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._drop()
+async def _describe(link: Link, instance: str, description: str) -> None:
+    await store(link, instance, "cluster.json", description, mode="644")
 
 
-async def _insist(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Return what `attempt` does, again a few times while it is only cut off in the middle."""
-    for pause in _PAUSES:
-        try:
-            return await attempt()
-        except StepError as error:
-            if error.reason is not Reason.CONNECTION_LOST and not isinstance(error, _CutOffError):
-                raise
-        await asyncio.sleep(pause)
-    return await attempt()
-
-
-async def _describe(link: _Link, instance: str, description: str) -> None:
-    size = str(len(_encoded(description)))
-    code, _, _ = await _insist(lambda: link.run(INFORM, size, stdin=description, timeout=_SHORT))
-    if code != 0:
-        why = "is its disk full, or the home folder not writable?"
-        raise SetupError(
-            Reason.COMMAND_FAILED, f"exit {code}", f"~/.flambed/cluster.json cannot be written on {instance}: {why}"
-        )
-
-
-async def _run(link: _Link, work: SetupWork, number: int, outputs: Outputs) -> Output:
+async def _run(link: Link, work: SetupWork, number: int, outputs: Outputs) -> Output:
     """Run a set-up command to its end, or attach to it, and keep what it printed."""
     key = command_key(work.commands, number, work.attempt)
     give_up_at = asyncio.get_running_loop().time() + work.timeout
     try:
-        code, text, dropped = await _insist(
+        code, text, dropped = await insist(
             lambda: _attach(link, work, number, key=key, give_up_at=give_up_at, outputs=outputs)
         )
     except SshError as error:
@@ -234,12 +168,12 @@ async def _run(link: _Link, work: SetupWork, number: int, outputs: Outputs) -> O
 
 
 async def _attach(
-    link: _Link, work: SetupWork, number: int, *, key: str, give_up_at: float, outputs: Outputs
+    link: Link, work: SetupWork, number: int, *, key: str, give_up_at: float, outputs: Outputs
 ) -> tuple[int, str, int]:
     """(exit code, end of the output, bytes before that end) of a command, started if it neither runs nor ran."""
     command = work.commands[number]
     left = give_up_at - asyncio.get_running_loop().time()
-    code, stdout, stderr = await link.run(RUNNER, key, str(len(_encoded(command))), stdin=command, timeout=left)
+    code, stdout, stderr = await link.run(RUNNER, key, str(len(encoded(command))), stdin=command, timeout=left)
     # A login shell may print something of its own before.
     report = re.search(rf"^flambed-exit {key} (\d+) +(\d+)\n", stdout, re.MULTILINE)
     if code == 0 and report:
@@ -253,9 +187,9 @@ async def _attach(
     )
 
 
-async def _printed_so_far(link: _Link, key: str) -> str:
+async def _printed_so_far(link: Link, key: str) -> str:
     try:
-        _, stdout, _ = await link.run(_PEEK, key, timeout=_SHORT)
+        _, stdout, _ = await link.run(_PEEK, key, timeout=SHORT)
     except SshError:
         return ""  # the time-out is the news, and it is about to be told
     return stdout
@@ -298,7 +232,3 @@ def _timed_out(work: SetupWork, output: Output) -> SetupError:
 def _named(work: SetupWork, number: int) -> str:
     # Neither its text nor its output: everybody may read why a cluster is degraded, and both are its owner's.
     return f"set-up command {number + 1} of {len(work.commands)}"
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="replace")  # YAML can hold half a surrogate pair, UTF-8 cannot

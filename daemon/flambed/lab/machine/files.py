@@ -96,6 +96,26 @@ class NullDevice(Node):
 
 
 @dataclass(eq=False, kw_only=True)
+class Console(NullDevice):
+    """/dev/console: what is written to it is shown."""
+
+    show: Callable[[str], None]
+    mode: int = 0o600
+
+
+class ConsoleStream(Null):
+    """An opened console."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    async def write(self, data: bytes) -> None:
+        """Show it."""
+        self._show(data.decode(errors="replace"))
+
+
+@dataclass(eq=False, kw_only=True)
 class Link(Node):
     """A symbolic link."""
 
@@ -336,6 +356,8 @@ class FileSystem:
 
     @staticmethod
     def _opened(node: Node, path: str, mode: str) -> Stream:
+        if isinstance(node, Console):
+            return ConsoleStream(node.show)
         if isinstance(node, NullDevice):
             return Null()
         if isinstance(node, Virtual):

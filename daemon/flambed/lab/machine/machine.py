@@ -15,6 +15,7 @@ from typing import Any
 from flambed.lab.clock import Clock
 from flambed.lab.machine import idletimer
 from flambed.lab.machine.files import (
+    Console,
     Directory,
     File,
     FileSystem,
@@ -73,6 +74,7 @@ class Machine:
         self.recorded = Signal()  # woken when a command is logged
         self.logins: deque[Login] = deque(maxlen=LOG_LENGTH)
         self.counters: Counter[str] = Counter()
+        self.reload_sshd: Callable[[], None] = lambda: None
         self.command_fault: Callable[[str], int | None] = lambda _: None
         self.gpus: tuple[int, ...] = ()
         self.load = 0.0
@@ -262,6 +264,7 @@ class Machine:
         binaries = self.files.directory("/usr/bin")
         binaries.entries = {name: Program(name=name) for name in programs}
         self.files.link("/dev/null", NullDevice())
+        self.files.link("/dev/console", Console(show=self._print))
         self.files.link("/dev/shm", Directory(mode=0o1777))  # noqa: S108 - the host's own
         terminals = VirtualDirectory(entries={}, find=self.usage.device, current=self.usage.terminals)
         self.files.link("/dev/pts", terminals)
@@ -291,6 +294,9 @@ class Machine:
             find=self._proc_entry,
             current=lambda: [str(pid) for pid in self.processes],
         )  # fmt: skip
+
+    def _print(self, text: str) -> None:
+        self.console += text
 
     def _cpu_line(self) -> str:
         total, idle = self.usage.cpu_times()

@@ -9,6 +9,7 @@ from flambed.lab.machine.commands import (  # noqa: F401 - they register themsel
     pretend,
     printing,
     running,
+    secureshell,
     signals,
     system,
     testing,

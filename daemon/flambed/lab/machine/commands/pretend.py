@@ -50,7 +50,7 @@ async def tool(process: Process, args: list[str]) -> int:
     return 0
 
 
-@program("python3", "python", "perl", "node", "ssh-keygen", "useradd", "usermod", "groupadd", "crontab", "logger")
+@program("python3", "python", "perl", "node", "useradd", "usermod", "groupadd", "crontab", "logger")
 async def language(process: Process, args: list[str]) -> int:
     """Pretend to run; a program on standard input is read to its end."""
     if args in ([], ["-"]):

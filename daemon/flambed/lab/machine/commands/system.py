@@ -188,6 +188,10 @@ async def systemctl(process: Process, args: list[str]) -> int:
             machine.services |= {unit.removesuffix(".service") for unit in units}
             if UNIT in units:
                 machine.idle_timer.start()
+            if verb == "restart":
+                _reload(process, units)
+        case "reload" | "try-reload-or-restart" | "reload-or-restart":
+            _reload(process, units)
         case "stop" | "disable":
             machine.services -= {unit.removesuffix(".service") for unit in units}
             if UNIT in units:
@@ -195,6 +199,11 @@ async def systemctl(process: Process, args: list[str]) -> int:
         case _:
             pass
     return 0
+
+
+def _reload(process: Process, units: list[str]) -> None:
+    if {"ssh", "sshd"} & {unit.removesuffix(".service") for unit in units}:
+        process.machine.reload_sshd()
 
 
 @program("cloud-init")
