@@ -43,6 +43,16 @@ def test_the_host_key_is_made_once_a_cluster(store: KeyStore, tmp_path: Path) ->
     assert store.host_key("c2").public != pair.public
 
 
+def test_the_orchestrators_key_is_made_once_a_cluster_and_is_no_host_key(store: KeyStore, tmp_path: Path) -> None:
+    """It goes with the cluster, as the others do."""
+    pair = store.peer_key("c1")
+    assert public_key_of(pair.private) == pair.public
+    assert KeyStore(tmp_path / "state").peer_key("c1") == pair
+    assert pair != store.host_key("c1")
+    store.forget("c1")
+    assert store.peer_key("c1") != pair
+
+
 def test_threads_that_ask_at_once_get_the_same_host_key(store: KeyStore) -> None:
     """The user data of both roles must carry one key."""
     with ThreadPoolExecutor(8) as pool:
@@ -78,9 +88,10 @@ def test_only_the_services_user_can_read_any_of_it(store: KeyStore, tmp_path: Pa
     """Folders 0700, files 0600, and nothing temporary is left."""
     store.keep_login_key("c1", new_host_key()[0])
     store.host_key("c1")
+    store.peer_key("c1")
     store.keep_user_data("c1", b"x")
     paths = list((tmp_path / "state").rglob("*"))
-    assert len([path for path in paths if path.is_file()]) == 3
+    assert len([path for path in paths if path.is_file()]) == 4
     for path in [tmp_path / "state", *paths]:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
 

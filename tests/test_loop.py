@@ -14,9 +14,9 @@ from flambed import loop as loops
 from flambed.actions import Action, Find, Launch, Prepare, Protection, SetUp, Tag, Terminate
 from flambed.clock import Clock
 from flambed.desired import Role
-from flambed.errors import Reason, StepError
+from flambed.errors import ClusterError, Reason, StepError
 from flambed.journal import Journal, JournalError, ReadOnlyError
-from flambed.loop import ClusterLoop, Happened
+from flambed.loop import ClusterLoop, Emit, Happened
 from flambed.observed import facts
 from flambed.observed.facts import Fact, Image, Key, LaunchSpec
 from flambed.observed.fold import fold
@@ -38,14 +38,12 @@ class Stage:
         self.cancelled = 0
         self.news = asyncio.Event()
 
-    def perform(
-        self, action: Action, world: World, emit: Callable[[Fact], None]
-    ) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
+    def perform(self, action: Action, world: World, emit: Emit) -> Coroutine[Any, Any, Mapping[Key, StepError]]:
         self.asked.append(action)
         self.news.set()
         return self._perform(action, emit)
 
-    async def _perform(self, action: Action, emit: Callable[[Fact], None]) -> Mapping[Key, StepError]:
+    async def _perform(self, action: Action, emit: Emit) -> Mapping[Key, StepError]:
         answer = self.answers.get(type(action))
         if answer is None:
             try:
@@ -157,6 +155,45 @@ async def test_a_launch_is_on_disk_before_it_is_called(loop: ClusterLoop, stage:
     loop.submit(up())
     await stage.until(lambda: len(committed) == 2)
     assert all(kinds.count("LaunchIntended") == 2 for kinds in committed)
+
+
+async def test_what_a_step_has_written_is_on_disk_before_it_goes_on(
+    loop: ClusterLoop, stage: Stage, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host shows its new key only once the service can never forget it."""
+    found: list[list[str]] = []
+
+    async def perform(_action: Action, emit: Emit) -> Mapping[Key, StepError]:
+        await emit.written(facts.HoldPlaced(at=1.0, by=1, until=2.0, why="x"))
+        found.append([type(entry.fact).__name__ for entry in journal.load()])
+        stage.news.set()
+        return {}
+
+    monkeypatch.setattr(stage, "_perform", perform)
+    loop.submit(up())
+    await stage.until(lambda: bool(found))
+    assert "HoldPlaced" in found[0]
+
+
+async def test_what_cannot_be_written_fails_the_step_and_is_no_bug(
+    loop: ClusterLoop, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again as soon as the disk allows."""
+
+    async def perform(_action: Action, emit: Emit) -> Mapping[Key, StepError]:
+        async def refused(_fact: Fact, _cause: int | None) -> None:
+            raise ClusterError("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "take", refused)
+            await emit.written(facts.HoldPlaced(at=1.0, by=1, until=2.0, why="x"))
+        return {}
+
+    monkeypatch.setattr(stage, "_perform", perform)
+    loop.submit(up())
+    await stage.until(lambda: "ActionFailed" in stage.kinds())
+    [failed] = [one.entry.fact for one in stage.happened if isinstance(one.entry.fact, facts.ActionFailed)][:1]
+    assert (failed.reason, failed.message, stage.bugs) == (Reason.TRANSIENT, "the disk is full", [])
 
 
 async def test_many_facts_make_one_decision(loop: ClusterLoop, stage: Stage) -> None:

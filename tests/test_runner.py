@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flambed.steps.acquaint import ACQUAINT
 from flambed.steps.link import INFORM
 from flambed.steps.setup import RUNNER
 from tests.parts import real_part
@@ -275,6 +276,47 @@ def test_half_a_description_is_not_stored(machine: Machine) -> None:
     assert process.returncode == 120
     assert b"cluster.json cannot be written" in stderr
     assert list((machine.home / ".flambed").iterdir()) == []
+
+
+def test_a_private_file_is_never_readable_for_others(machine: Machine) -> None:
+    """Its folder is closed to them, too."""
+    process = machine.start(INFORM, "6", "ssh/id_ed25519", "600")
+    assert process.communicate(b"secret", timeout=20) == (b"", b"")
+    stored = machine.home / ".flambed" / "ssh" / "id_ed25519"
+    assert stored.read_text() == "secret"
+    assert [path.stat().st_mode & 0o777 for path in (stored, stored.parent)] == [0o600, 0o700]
+
+
+def test_a_key_is_let_in_beside_those_that_are(machine: Machine) -> None:
+    """Once, on a line of its own, even where the last one had no end; a fresh user has no file yet."""
+    keys = machine.home / ".ssh" / "authorized_keys"
+    for before in (None, "ssh-rsa AAAA one", "ssh-rsa AAAA one\nssh-ed25519 AAAAB\n"):
+        if before is not None:
+            keys.write_text(before)
+        for _ in range(2):
+            assert ended(machine.start(ACQUAINT, "authorize", "ssh-ed25519 AAAA"))[0] == 0
+        kept = before.splitlines() if before else []
+        assert keys.read_text().splitlines() == [*kept, "ssh-ed25519 AAAA"]
+    assert keys.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_users_ssh_configuration_stays_and_ours_comes_first(machine: Machine) -> None:
+    """Also where there was none; twice is once."""
+    config = machine.home / ".ssh" / "config"
+    for before in ("", "Host x\n  User y\n"):
+        if before:
+            config.write_text(before)
+        for _ in range(2):
+            assert ended(machine.start(ACQUAINT, "include"))[0] == 0
+        assert config.read_text() == f"Include ~/.flambed/ssh/config\n{before}"
+    assert [path.name for path in config.parent.iterdir()] == ["config"]
+
+
+def test_ssh_files_that_cannot_be_written_are_told(machine: Machine) -> None:
+    """The step fails, and says where."""
+    (machine.home / ".ssh").write_text("no folder")
+    code, _, stderr = ended(machine.start(ACQUAINT, "include"))
+    assert (code, "~/.ssh cannot be written" in stderr) == (120, True)
 
 
 def _umask() -> int:

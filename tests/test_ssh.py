@@ -13,8 +13,10 @@ import pytest
 
 from flambed.console import host_key_of_console
 from flambed.errors import Reason
+from flambed.hostkey import fingerprint
 from flambed.ssh import (
     Deadlines,
+    HostKeyChangedError,
     SshError,
     Target,
     check_private_key,
@@ -22,9 +24,10 @@ from flambed.ssh import (
     connect_when_up,
     new_host_key,
     public_key_of,
+    shown_keys,
 )
 from flambed.ssh.hosts import OUTPUT_LIMIT, period
-from tests.sshserver import LOGIN_KEY, LOGIN_PUBLIC, Gate, SshHost, ssh_host, wire_to
+from tests.sshserver import HOST_PUBLIC, LOGIN_KEY, LOGIN_PUBLIC, Gate, SshHost, ssh_host, wire_to
 
 BRISK = Deadlines(connect=0.3, login=0.5, keepalive=0.1, missed=2)
 
@@ -231,6 +234,30 @@ async def test_another_host_key_is_never_accepted(tmp_path: Path, host: SshHost)
     other_kind = await failure(host.target(host_keys=(rsa,)))
     assert changed.reason is other_kind.reason is Reason.HOST_KEY_CHANGED
     assert "another host key than the pinned one" in changed.message
+    assert fingerprint(HOST_PUBLIC) in changed.message, "what it shows"
+    assert isinstance(changed, HostKeyChangedError)
+    assert changed.shown == HOST_PUBLIC
+
+
+async def test_what_a_host_shows_can_be_told_to_a_person(host: SshHost) -> None:
+    """Without a login, and of every kind that it has."""
+    assert await shown_keys("127.0.0.1", host.port) == (HOST_PUBLIC,)
+    assert host.commands == []
+
+
+async def test_a_host_that_shows_nothing_is_unreachable() -> None:
+    """Nothing listens there."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(SshError) as caught:
+            await shown_keys("127.0.0.1", closed.getsockname()[1])
+    assert caught.value.reason is Reason.UNREACHABLE
+
+
+async def test_a_connection_knows_which_key_the_host_has_shown(host: SshHost) -> None:
+    """Of the two that it may."""
+    async with connect(host.target(host_keys=(new_host_key()[1], HOST_PUBLIC))) as shell:
+        assert shell.host_key == HOST_PUBLIC
 
 
 async def test_any_of_several_pinned_keys_will_do(host: SshHost) -> None:

@@ -4,7 +4,8 @@ cloud-init takes several things in one user data as a MIME multipart message, ea
 It merges cloud-configs in order and a later one replaces the top-level keys of an earlier one (its default,
 `dict(replace)+list()+str()`; a part's own `Merge-Type` or `merge_how` counts for that part alone). Ours comes last and holds
 two keys only, so everything of the user's keeps its effect, and nothing of it - not even what an `#include` fetches -
-can put another host key in the place of the one we pin.
+can put another host key in the place of the one we pin. cloud-init writes it once an instance, so it does not undo the
+one that the host makes itself afterwards (`steps/rekey.py`).
 
 The idle timer (`steps/idle-timer.sh`) comes first. It is no cloud-config, whose lists would replace the user's, nor a
 script, which would run after the user's packages are installed: it is a boothook, which cloud-init runs at each boot

@@ -203,6 +203,7 @@ class Story:
                 action,
                 facts.HostReached(at=self.now, instance=subject),
                 *self._rekeyed(action),
+                *self._lets_in(action),
                 facts.HostInformed(at=self.now, instance=subject, digest=action.description_digest),
                 facts.CommandStarted(at=self.now, instance=subject, number=0, attempt=action.attempt),
                 facts.CommandEnded(
@@ -210,6 +211,11 @@ class Story:
                 ),
                 facts.SetupDone(at=self.now, instance=subject, digest=action.digest),
             )
+
+    def _lets_in(self, action: SetUp) -> list[Fact]:
+        if action.lets_in is None:
+            return []
+        return [facts.HostAcquainted(at=self.now, instance=action.instance, digest=action.lets_in_digest)]
 
     def tags(self) -> None:
         """All tagging ends well."""
