@@ -31,9 +31,14 @@ def takes(stream: TextIO, environ: Mapping[str, str]) -> bool:
 class Sender:
     """Writes entries to the journal."""
 
-    def __init__(self, path: Path = SOCKET) -> None:
-        self._path = str(path)
+    def __init__(self, path: Path | None = None) -> None:
+        """Write to the journal at a socket, by default the system's."""
+        self._path = str(path or SOCKET)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def close(self) -> None:
+        """Write no more."""
+        self._socket.close()
 
     def send(self, text: str, line: Mapping[str, Any]) -> None:
         """Write one line.
