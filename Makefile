@@ -27,7 +27,7 @@ install-service: ## put the service in place, as root: PREFIX (/opt/flambed), un
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flambed needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
 	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
-	$(if $(DESTDIR),sed -i '1s|^#!$(DESTDIR)|#!|' $(DESTDIR)$(PREFIX)/bin/*)
+	$(if $(DESTDIR),find $(DESTDIR)$(PREFIX)/bin -maxdepth 1 -type f -exec sed -i '1s|^#!$(DESTDIR)|#!|' {} +)
 	install -d $(DESTDIR)/usr/local/bin
 	ln -sf $(PREFIX)/bin/flambectl $(DESTDIR)/usr/local/bin/flambectl
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/flambed docs/operating.md docs/events.md docs/cluster-file.md

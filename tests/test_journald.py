@@ -37,9 +37,8 @@ def entry(data: bytes) -> dict[str, str]:
     return found
 
 
-def test_a_line_is_an_entry_with_its_ids_and_priority(journal: socket.socket, tmp_path: Path) -> None:
+def test_a_line_is_an_entry_with_its_ids_and_priority(journal: socket.socket) -> None:
     """The message is the JSON line; what is null is no field; a text of several lines is one value."""
-    sender = journald.Sender(tmp_path / "journal")
     line = {
         "level": "error",
         "event": "a.b",
@@ -49,8 +48,7 @@ def test_a_line_is_an_entry_with_its_ids_and_priority(journal: socket.socket, tm
         "cause": 7,
         "fact": None,
     }
-    sender.send("the line", line)
-    sender.close()
+    journald.send("the line", line)
     assert entry(journal.recv(4096)) == {
         "MESSAGE": "the line",
         "PRIORITY": "3",

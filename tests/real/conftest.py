@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.real.bastion import Bastion, follow_the_page
+from tests.real.bastion import USERS, Bastion, follow_the_page
 from tests.real.machine import booted
 
 
 @pytest.fixture(scope="session")
 def _session_bastion() -> Iterator[Bastion]:
     with booted() as machine, machine.lab("--quotas", "off", "--shutdown", "0.1", "--ssh-delay", "0.05") as lab:
-        for user in ("alice", "bob", "carol"):
+        for user in USERS:
             machine.run("useradd", "--create-home", user)
         bastion = Bastion(machine, lab)
         queues = ", ".join(f"{region}: {url}" for region, url in lab["queues"].items())

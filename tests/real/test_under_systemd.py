@@ -21,6 +21,29 @@ def test_the_operators_page_leads_to_a_running_service(bastion: Bastion) -> None
     assert bastion.ctl("root", "doctor").returncode == 0
 
 
+def test_the_installation_can_be_put_elsewhere_for_a_package(bastion: Bastion) -> None:
+    """With DESTDIR nothing names it: programs and unit speak of PREFIX alone, and everything has its place below it."""
+    put = "make -C /usr/src/flambed install-service DESTDIR=/tmp/package PREFIX=/usr/lib/flambed"
+    bastion.machine.sh(
+        f"{put} > /dev/null; mkdir -p /usr/lib/flambed; cp -a /tmp/package/usr/lib/flambed/. /usr/lib/flambed/"
+    )
+    head = bastion.machine.sh("head -qn 1 /tmp/package/usr/lib/flambed/bin/{flambed,flambectl}")
+    assert set(head.split()) == {"#!/usr/lib/flambed/bin/python"}
+    unit = bastion.machine.sh("cat /tmp/package/usr/local/lib/systemd/system/flambed.service")
+    assert "PATH=/usr/lib/flambed/bin:" in unit
+    assert "/opt/flambed" not in unit
+    files = bastion.machine.sh("cd /tmp/package; find etc usr/local -type f -o -type l").split()
+    assert sorted(files) == [
+        "etc/flambed/flambed.yaml",
+        "usr/local/bin/flambectl",
+        "usr/local/lib/systemd/system/flambed.service",
+        "usr/local/lib/systemd/system/flambed.socket",
+        "usr/local/lib/sysusers.d/flambed.conf",
+        "usr/local/lib/tmpfiles.d/flambed.conf",
+    ]
+    assert bastion.machine.run("/usr/lib/flambed/bin/flambed", "--version").stdout.startswith("flambed ")
+
+
 def test_the_installed_service_is_confined(bastion: Bastion) -> None:
     """systemd itself, asked about the loaded unit, calls its exposure 1.5 or less; it has no capability at all."""
     bastion.machine.run("systemd-analyze", "--no-pager", "security", "--threshold=15", "flambed.service")
