@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-service demo test test-real simulate crash-matrix bench check format lint types contracts schemas lock clean
+.PHONY: help install install-service demo test test-real simulate crash-matrix idle-soak bench audit check format lint types contracts schemas lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,14 @@ check: format lint types contracts test test-real ## all that CI asks for
 
 crash-matrix: $(STAMP) ## kill the service before and after every request of a whole life, in the lab
 	@CRASH_MATRIX=1/1 $(BIN)/pytest -q tests/lab/test_crash_matrix.py
+
+idle-soak: $(STAMP) ## 200 host-hours in use, in the lab, while the service dies and starts again all the time
+	@IDLE_SOAK=1 $(BIN)/pytest -q -s tests/lab/test_idle_restarts.py
+
+# Asks PyPI, so it is no part of `check`, which needs no network. The lock file is whole: nothing is resolved.
+audit: $(STAMP) ## look for known holes in everything that the lock file names
+	@echo "== pip-audit"
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
 
 bench: $(STAMP) ## measure what flambed adds to a launch, in the lab
 	@$(BIN)/python benchmarks/launch.py

@@ -21,6 +21,7 @@ from flambed.catalogue import CATALOGUE
 from flambed.clock import Clock
 from flambed.observed.facts import Fact
 from flambed.region import Identity, Region
+from tests.eventsseen import saw
 from tests.virtualtime import VirtualClock
 
 QUEUE = "https://sqs.example/queue"
@@ -53,6 +54,8 @@ class Fake:
         await asyncio.sleep(0)  # a call is never answered at once
         if self._errors[method]:
             raise self._errors[method].popleft()
+        if params.get("DryRun"):
+            raise client_error("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
 
 
 def instance(number: int, *, state: str = "running", tags: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -256,6 +259,8 @@ class FakeCloudWatch(Fake):
         await self._called("describe_alarms", params)
         if (prefix := params.get("AlarmNamePrefix")) is not None:
             return {"MetricAlarms": [alarm for name, alarm in self.alarms.items() if name.startswith(prefix)]}
+        if "AlarmNames" not in params:
+            return {"MetricAlarms": list(self.alarms.values())[: params["MaxRecords"]]}
         assert len(params["AlarmNames"]) <= 100
         found = [self.alarms[name] for name in params["AlarmNames"] if name in self.alarms]
         return {"MetricAlarms": [{"StateValue": "OK"} | alarm for alarm in found]}
@@ -383,6 +388,20 @@ class FakeSsm(Fake):
         }
 
 
+class FakeServiceQuotas(Fake):
+    """Quotas of EC2 by code; of others nothing is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, float] = {}
+
+    async def get_service_quota(self, **params: Any) -> Answer:
+        await self._called("get_service_quota", params)
+        if params["QuotaCode"] not in self.values:
+            raise client_error("NoSuchResourceException", "The request failed because the resource does not exist.")
+        return {"Quota": {"Value": self.values[params["QuotaCode"]]}}
+
+
 class FakeSts(Fake):
     """Who calls."""
 
@@ -403,6 +422,7 @@ class Recorder:
         own = {name: value for name, value in fields.items() if name not in {"cluster", "instance", "action", "cause"}}
         _, problems = CATALOGUE[event].clean(own)
         assert not problems, f"{event}: {problems}"
+        saw(event)
         self.events.append((event, fields))
 
     def names(self, *without: str) -> list[str]:
@@ -431,12 +451,13 @@ class Cloud:
     sqs: FakeSqs = field(default_factory=FakeSqs)
     ssm: FakeSsm = field(default_factory=FakeSsm)
     sts: FakeSts = field(default_factory=FakeSts)
+    servicequotas: FakeServiceQuotas = field(default_factory=FakeServiceQuotas)
     heard: Recorder = field(default_factory=Recorder)
 
     @property
     def clients(self) -> Clients:
         """Its clients."""
-        return Clients(self.ec2, self.cloudwatch, self.sqs, self.ssm, self.sts)
+        return Clients(self.ec2, self.cloudwatch, self.sqs, self.ssm, self.sts, self.servicequotas)
 
     def region(self, name: str = "us-east-1", *, clock: Clock | None = None, **settings: Any) -> Region:
         """Return a region that is not open yet."""

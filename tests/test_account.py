@@ -56,7 +56,7 @@ async def test_with_another_accounts_credentials_no_call_is_made_and_nothing_is_
             assert all(words in caught.value.message for words in (HERE, ELSEWHERE, "AWS_PROFILE", "aws_account"))
         checks = {one["check"]: one for one in await doctor.examine(Settings(), [region], tmp_path, "d")}
         assert checks[f"{region.name}: account"]["ok"] is False
-        assert f"{region.name}: EC2" not in checks
+        assert f"{region.name}: permissions" not in checks
     assert cloud.ec2.calls == []
     assert memory == {REMEMBERED_AS: ELSEWHERE}
     assert cloud.heard.names() == ["aws.other_account"]

@@ -38,6 +38,7 @@ from flambed.errors import (
     FlambedError,
     NotAllowedError,
     NotKnownError,
+    OverLimitError,
     Problem,
 )
 from tests.fakeservice import CREATOR, FakeService, orphan, status
@@ -368,6 +369,7 @@ async def test_every_event_of_the_api_fits_the_catalogue(tmp_path: Path) -> None
     ("error", "expected"),
     [
         (NotAllowedError("bob may not"), (403, "not_allowed", "bob may not")),
+        (OverLimitError("ann may not", [Problem("5 is the limit", field="limits.ann.vcpus")]), (403, "not_allowed", "ann may not: 5 is the limit; ask for less, or have an admin change the settings")),
         (NotKnownError("no such host"), (404, "not_known", "no such host")),
         (ConflictError("it is stopping"), (409, "conflict", "it is stopping")),
         (ClusterError("not now"), (409, "conflict", "not now")),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from botocore import xform_name
 
-from flambed import aws, desired, settings, yamlfile
+from flambed import desired, settings, yamlfile
 from flambed.catalogue import CATALOGUE
 from flambed.cli import arguments
 from flambed.cli.failure import Exit
@@ -115,25 +115,16 @@ def test_the_readme_lists_every_exit_code() -> None:
     assert [int(code) for code in rows(README, "exit code")] == sorted(Exit)
 
 
-def test_the_readme_asks_for_exactly_the_permissions_that_are_used() -> None:
-    """The table of permissions names the calls of the Protocols in aws.py."""
-    protocols = {"ec2": aws.Ec2, "cloudwatch": aws.CloudWatch, "sqs": aws.Sqs, "ssm": aws.Ssm, "sts": aws.Sts}
-    session = botocore.session.Session()
-    for service, protocol in protocols.items():
-        [row] = re.findall(rf"^\| `{service}` \| (.*) \|$", README, re.MULTILINE)
-        actions = {xform_name(name): name for name in session.get_service_model(service).operation_names}
-        calls = {actions[name] for name in vars(protocol) if not name.startswith("_")}
-        # A batch needs the permission for one.
-        assert set(re.findall(r"`(\w+)`", row)) == {name.removesuffix("Batch") for name in calls}
-
-
 def test_the_aws_commands_of_the_readme_are_ones_of_the_aws_client() -> None:
     """Every `aws SERVICE OPERATION --option` is in the SDK's own model of the service."""
     general = {"query", "output"}
     session = botocore.session.Session()
-    shown = re.findall(r"\baws ([a-z0-9]+) ([a-z-]+)((?:[^\n]|\\\n)*)", README)
-    assert len(shown) >= 5, "the set-up of a queue takes five commands"
-    for service, operation, rest in shown:
+    shown = re.findall(r"\baws ([a-z0-9]+) (?:wait )?([a-z-]+)((?:[^\n]|\\\n)*)", README)
+    assert len(shown) >= 3, "the set-up of the account takes three commands"
+    for service, named, rest in shown:
+        waiting = session.get_waiter_model(service)
+        waits = {xform_name(name, "-"): waiting.get_waiter(name).operation for name in waiting.waiter_names}
+        operation = xform_name(waits[named], "-") if named in waits else named
         model = session.get_service_model(service)
         [name] = [name for name in model.operation_names if xform_name(name, "-") == operation]
         members = {xform_name(member, "-") for member in model.operation_model(name).input_shape.members}

@@ -9,7 +9,7 @@ import pytest
 
 from flambed import settings as settings_module
 from flambed.errors import ClusterConfigurationError
-from flambed.settings import Settings, load, schema, socket_path, state_path
+from flambed.settings import Limit, Settings, load, schema, socket_path, state_path
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -173,6 +173,20 @@ def test_an_empty_list_of_owners_is_refused(tmp_path: Path) -> None:
     """Without an owner no image could be trusted, so nothing could be launched."""
     assert told(written(tmp_path, "images: {owners: []}\n"), {}) == [
         "1:18: images.owners: no owner means no image: name one, or leave the setting out"
+    ]
+
+
+def test_limits_are_told_by_user_and_a_wrong_one_by_its_place(tmp_path: Path) -> None:
+    """What a line leaves out is no limit; every mistake is told at once."""
+    file = tmp_path / "flambed.yaml"
+    file.write_text("limits: {default: {instances: 3, types: [g5.*]}, ann: {}}\n")
+    assert load(file, {}).limits == {"default": Limit(instances=3, types=("g5.*",)), "ann": Limit()}
+    file.write_text("limits:\n  ann: {instances: -1}\n  bob: {cpus: 2}\n")
+    with pytest.raises(ClusterConfigurationError) as caught:
+        load(file, {})
+    assert [(one.line, one.field) for one in caught.value.problems] == [
+        (2, "limits.ann.instances"),
+        (3, "limits.bob.cpus"),
     ]
 
 

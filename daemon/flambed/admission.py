@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
-from flambed import desired, recovery, ssh
+from flambed import desired, limits, recovery, ssh
 from flambed.access import Caller, Rules
+from flambed.aws import AwsError
 from flambed.cluster import Member
 from flambed.desired import Cluster, Role
-from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, Problem
+from flambed.directory import Directory
+from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, Problem, StepError
 from flambed.journal import Journal
 from flambed.keys import KeyStore
 from flambed.observed import facts, survey
@@ -16,14 +20,31 @@ from flambed.observed.facts import Seen
 from flambed.observed.lookout import Custodian
 from flambed.recovery import Lost
 from flambed.region import Region
+from flambed.settings import Limit
+from flambed.steps import launch
 from flambed.tags import is_proven
 
 
 class Admission:
     """Lets an `up` in, or says why not."""
 
-    def __init__(self, access: Callable[[], Rules], journal: Journal, keys: KeyStore, custodian: Custodian) -> None:
-        """Prepare it: who may do what at that time, who used which creator first, which login keys are kept, what is ours."""
+    def __init__(
+        self,
+        access: Callable[[], Rules],
+        journal: Journal,
+        keys: KeyStore,
+        custodian: Custodian,
+        *,
+        directory: Directory,
+        limits: Callable[[], Mapping[str, Limit]],
+    ) -> None:
+        """Prepare it: who may do what at that time, who used which creator first, which login keys are kept, what is ours.
+
+        `directory` has all clusters, and `limits` how much of AWS each user may have, at that time.
+        """
+        self._directory = directory
+        self._limits = limits
+        self._counting: dict[int, asyncio.Lock] = {}  # by the owner whose machines are counted
         self._rules = access
         self._journal = journal
         self._keys = keys
@@ -95,6 +116,34 @@ class Admission:
             raise ConflictError(f"alarms of the {name} that is gone are still being removed; try again in a minute")
         return True
 
+    @asynccontextmanager
+    async def within_limits(
+        self, caller: Caller, wanted: Cluster, member: Member | None, region: Region, *, shrink: bool
+    ) -> AsyncIterator[None]:
+        """Refuse more than the caller may have; in the context no other cluster of its owner is let in.
+
+        Raises:
+            OverLimitError: it is more than that, counted over all clusters of the owner.
+            ClusterConfigurationError: there is no such instance type, so that its vCPUs cannot be counted.
+            AwsError: they could not be looked up.
+        """
+        said = self._limits()
+        line = limits.line_of(caller, said, admin=self._access.is_admin(caller))
+        if line is None:
+            yield
+            return
+        owner = member.world.owner if member is not None and member.world.phase != "gone" else caller.uid
+        async with self._counting.setdefault(owner, asyncio.Lock()):
+            others = [m for m in self._directory if m.world.owner == owner and m is not member]
+            mine = limits.asked(wanted, region.name, member.world if member is not None else None, shrink=shrink)
+            machines = limits.total([mine, *(limits.machines(m.world) for m in others)])
+            limit = said[line]
+            vcpus: Mapping[tuple[str, str], int] = {}
+            if limit.vcpus is not None:
+                vcpus = await _vcpus(machines, {region.name: region, **{m.world.region: m.region for m in others}})
+            limits.check(caller, line, limit, wanted=wanted, region=region.name, machines=machines, vcpus=vcpus)
+            yield
+
     def check_key(self, cluster_id: str, key: str | None) -> None:
         """Refuse a private key that cannot be used, or that was not sent and is not kept.
 
@@ -156,6 +205,19 @@ class Admission:
             self._access.check_act(caller, lost.owner, f"take on {wanted.name}, whose record was lost")
             return lost
         return None
+
+
+async def _vcpus(machines: limits.Machines, regions: Mapping[str, Region]) -> Mapping[tuple[str, str], int]:
+    """Return the vCPUs of one machine of each kind."""
+    found = {}
+    for name, kind in machines:
+        try:
+            found[name, kind] = await launch.vcpus(regions[name], kind)
+        except AwsError:
+            raise
+        except StepError as error:
+            raise ClusterConfigurationError([Problem(error.message)]) from error
+    return found
 
 
 def _exists(seen: Seen) -> bool:

@@ -75,6 +75,12 @@ class Ssm(Protocol):
     async def get_parameters(self, **params: Any) -> Answer: ...
 
 
+class ServiceQuotas(Protocol):
+    """The calls of Service Quotas that are used."""
+
+    async def get_service_quota(self, **params: Any) -> Answer: ...
+
+
 class Sts(Protocol):
     """The calls of the Security Token Service that are used."""
 
@@ -90,6 +96,7 @@ class Clients:
     sqs: Sqs
     ssm: Ssm
     sts: Sts
+    servicequotas: ServiceQuotas
 
 
 class AwsError(StepError):
@@ -112,6 +119,9 @@ class AwsError(StepError):
 
 NO_CREDENTIALS: Final = sdk.NoCredentialsError.__name__
 """The code of a call of a client that was made while the session had no credentials; see `Aws.renewed`."""
+
+DRY_RUN: Final = "DryRunOperation"
+"""The code of a call that EC2 would have permitted, and that was only to find out that."""
 
 _CREDENTIALS_ADVICE: Final = (
     "asked for again; if it stays so, give the service credentials as every AWS tool takes them - a profile, its "
@@ -262,7 +272,7 @@ class Aws:
 
     async def _make(self, region: str) -> Clients:
         async with AsyncExitStack() as stack:
-            names = ("ec2", "cloudwatch", "sqs", "ssm", "sts")
+            names = ("ec2", "cloudwatch", "sqs", "ssm", "sts", "service-quotas")
             made = Clients(*[await stack.enter_async_context(self._client(name, region)) for name in names])
             self._open[made] = stack.pop_all()
         return made

@@ -97,5 +97,18 @@ class NotAllowedError(ClusterError):
     """The caller may not do this to that cluster."""
 
 
+class OverLimitError(NotAllowedError):
+    """The caller may not have so much, or such a thing: the settings limit it.
+
+    Attributes:
+        problems: each limit that is exceeded; `field` is the setting.
+    """
+
+    def __init__(self, what: str, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        told = "; ".join(problem.message for problem in self.problems)
+        super().__init__(f"{what}: {told}; ask for less, or have an admin change the settings")
+
+
 class ConflictError(ClusterError):
     """The command contradicts what the cluster is doing or is made of."""

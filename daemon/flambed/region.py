@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from flambed.account import Account
-from flambed.aws import CALL_ERRORS, NO_CREDENTIALS, Answer, Aws, AwsError, Clients, as_aws_error
+from flambed.aws import CALL_ERRORS, DRY_RUN, NO_CREDENTIALS, Answer, Aws, AwsError, Clients, as_aws_error
 from flambed.clock import Clock
 from flambed.errors import Reason
 from flambed.keeper import Keeper
@@ -215,7 +215,7 @@ class Region:
         if error.reason is Reason.THROTTLED:
             self.pacer.throttled(name, params)
             self.emit("aws.throttled", region=self.name, call=error.action)
-        else:
+        elif error.code != DRY_RUN:
             self.emit(
                 "aws.call_failed",
                 region=self.name,

@@ -23,14 +23,14 @@ from flambed.directory import host_of
 from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, NotKnownError, Problem
 from flambed.fleet import Fleet
 from flambed.hands import Bench
-from flambed.journal import Journal, unwritable
+from flambed.journal import Journal, ReadOnlyError, unwritable
 from flambed.keys import HostKey
 from flambed.observed import facts, survey
 from flambed.observed.fold import fold
 from flambed.observed.instance import Stage
 from flambed.observed.world import World
 from flambed.plan.phase import LOST
-from flambed.recovery import NOBODY
+from flambed.recovery import NOBODY, Lost
 from flambed.region import Region
 from flambed.settings import Settings
 
@@ -43,8 +43,15 @@ class Service:
         self._bench = bench
         self._journal = journal
         self._clock = clock
-        self._admission = Admission(lambda: bench.access, journal, bench.keys, fleet)
         self._directory = fleet.directory
+        self._admission = Admission(
+            lambda: bench.access,
+            journal,
+            bench.keys,
+            fleet,
+            directory=self._directory,
+            limits=lambda: bench.settings.limits,
+        )
 
     @property
     def _settings(self) -> Settings:
@@ -221,7 +228,8 @@ class Service:
             self._access.check_admin(caller, "have the service examined")
         folder, daemon = self._journal.path.parent, self._bench.daemon
         why = self._journal.health.read_only
-        return await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why)
+        worlds = [member.world for member in self._directory]
+        return await doctor.examine(self._settings, await self._regions(), folder, daemon, read_only=why, worlds=worlds)
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""
@@ -259,27 +267,49 @@ class Service:
             past = member if member and self._admission.is_past(caller, member, region) else None
             member = None if past else member
             look, lost = await self._admission.look(caller, wanted, member, region)
-            cluster_id = member.cluster_id if member else lost.cluster_id if lost else secrets.token_hex(8)
-            owner = lost.owner if lost and lost.owner != NOBODY else caller.uid
-            self._admission.check_key(cluster_id, key)
-            known_key, pair = await asyncio.to_thread(
-                self._keep_keys, cluster_id, key, fresh=member is None and lost is None
-            )
-            if past is not None:
-                await self._fleet.forget(past)
-            if member is None:
-                member = await self._fleet.take_on(wanted.identity, cluster_id, World(), region)
-            self._journal.claim(wanted.creator, owner)
-            known = member.world.desired is not None and member.world.phase != "gone" and member.world.owner != NOBODY
-            asked = replace(
-                self._asked(caller, wanted, region, shrink=shrink),
-                cluster_id=cluster_id,
-                host_key=pair.public,
-                host_key_since=0.0 if known_key else self._clock.now(),
-                owner=member.world.owner if known else owner,
-            )
+            async with self._admission.within_limits(caller, wanted, member, region, shrink=shrink):
+                return await self._accept(caller, wanted, region, member, past, look, lost, key=key, shrink=shrink)
+
+    async def _accept(  # noqa: PLR0917 - what `up` has found out
+        self,
+        caller: Caller,
+        wanted: Cluster,
+        region: Region,
+        member: Member | None,
+        past: Member | None,
+        look: facts.ClusterSurveyed,
+        lost: Lost | None,
+        *,
+        key: str | None,
+        shrink: bool,
+    ) -> dict[str, Any]:
+        """Write down what shall be, for a cluster that was let in; return its status after that."""
+        cluster_id = member.cluster_id if member else lost.cluster_id if lost else secrets.token_hex(8)
+        owner = lost.owner if lost and lost.owner != NOBODY else caller.uid
+        self._admission.check_key(cluster_id, key)
+        known_key, pair = await asyncio.to_thread(
+            self._keep_keys, cluster_id, key, fresh=member is None and lost is None
+        )
+        if past is not None:
+            await self._fleet.forget(past)
+        if member is None:
+            member = await self._fleet.take_on(wanted.identity, cluster_id, World(), region)
+        self._journal.claim(wanted.creator, owner)
+        known = member.world.desired is not None and member.world.phase != "gone" and member.world.owner != NOBODY
+        asked = replace(
+            self._asked(caller, wanted, region, shrink=shrink),
+            cluster_id=cluster_id,
+            host_key=pair.public,
+            host_key_since=0.0 if known_key else self._clock.now(),
+            owner=member.world.owner if known else owner,
+        )
+        try:
             await asyncio.gather(member.loop.take(asked), member.loop.take(look))
-            return self._status(member)
+        except ReadOnlyError:
+            if member.world.desired is None:  # nothing was taken in: there is no such cluster
+                await self._fleet.forget(member)
+            raise
+        return self._status(member)
 
     def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, HostKey]:
         """Keep the keys of an `up`; return the public host key that was kept before, and the pair that is now.
@@ -306,6 +336,8 @@ class Service:
         region = await self._fleet.region_of(wanted)
         self._admission.check_fits(caller, wanted, member, region)
         look, lost = await self._admission.look(caller, wanted, member, region)
+        async with self._admission.within_limits(caller, wanted, member, region, shrink=shrink):
+            pass  # nothing is written down
         before = member.world if member else World()
         asked = replace(
             self._asked(caller, wanted, region, shrink=shrink),

@@ -81,6 +81,7 @@ AbsolutePath = Annotated[
 Owner = Annotated[str, AfterValidator(_owner), WithJsonSchema({"type": ["string", "integer"]})]
 
 AccountNumber = Annotated[str, AfterValidator(_account), WithJsonSchema({"type": ["string", "integer"]})]
+TypeGlob = Annotated[str, Field(pattern=r"^[a-z0-9.*?-]{1,64}$")]
 DaemonId = Annotated[str, AfterValidator(_daemon_id), WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{16}$"})]
 
 
@@ -142,6 +143,22 @@ class Idle(_Section):
     )
 
 
+class Limit(_Section):
+    """How much of AWS a user may have, over all clusters of theirs; what is left out is not limited."""
+
+    instances: int | None = Field(default=None, ge=0, description="How many machines.")
+    vcpus: int | None = Field(default=None, ge=0, description="How many virtual CPUs in all machines together.")
+    types: Annotated[tuple[TypeGlob, ...], Field(strict=False)] | None = Field(
+        default=None, description="Which instance types; * stands for any text, as in g5.*."
+    )
+    regions: Annotated[tuple[fields.Region, ...], Field(strict=False)] | None = Field(
+        default=None, description="Which regions."
+    )
+    subnets: Annotated[tuple[fields.SubnetId, ...], Field(strict=False)] | None = Field(
+        default=None, description="Which subnets."
+    )
+
+
 class Log(_Section):
     """How the log is written."""
 
@@ -181,6 +198,11 @@ class Settings(_Section):
     creators: dict[str, Annotated[tuple[fields.Creator, ...], Field(strict=False)]] = Field(
         default_factory=dict,
         description="Which creators a user may use, by user name; a creator not named here belongs to the first who uses it.",
+    )
+    limits: dict[str, Limit] = Field(
+        default_factory=dict,
+        description="How much of AWS each user may have, by user name; `default` is for all who are not named, but for "
+        "admins. The line of a user counts as a whole, nothing of `default` with it.",
     )
     aws_account: Annotated[AccountNumber, Field(strict=False)] | None = Field(
         default=None,

@@ -27,6 +27,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from tests import iam
+
 READY_WITHIN = 60.0  # seconds; moto's import alone takes two or three on a busy machine
 ENDS_WITHIN = 10.0
 
@@ -173,7 +175,8 @@ def refused(code: str, status: int = 400) -> Iterator[None]:
 def start_lab(*arguments: str) -> Iterator[LabProcess]:
     """A lab with these command line arguments; ended, checked and cleaned up when the context ends.
 
-    At the end it must exit with 0 on SIGTERM within ENDS_WITHIN, have said nothing on stderr and have left no file.
+    At the end it must exit with 0 on SIGTERM within ENDS_WITHIN, have said nothing on stderr and have left no file; and
+    the shipped IAM policy must allow whatever services have called in it.
     """
     command = [sys.executable, "-m", "flambed.lab", "--until-eof", *arguments]
     with tempfile.TemporaryFile("w+") as stderr:
@@ -193,6 +196,7 @@ def start_lab(*arguments: str) -> Iterator[LabProcess]:
             lab = LabProcess(json.loads(line), process.pid)
             try:
                 yield lab
+                not_allowed = iam.refused(lab.calls())
             except BaseException as error:
                 error.add_note(f"the lab said: {said() or 'nothing'}")
                 raise
@@ -203,6 +207,7 @@ def start_lab(*arguments: str) -> Iterator[LabProcess]:
         assert code == 0, f"the lab ended with {code}:\n{said()}"
         assert not said(), f"the lab said:\n{said()}"
         assert not Path(lab.info["key"]).parent.exists(), "the lab left its folder behind"
+        assert not not_allowed, f"a service did what config/iam-policy.json does not allow: {not_allowed[:5]}"
 
 
 def _end(process: subprocess.Popen[str]) -> int:

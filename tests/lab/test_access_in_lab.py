@@ -120,6 +120,31 @@ def test_a_stranger_may_not_adopt_what_carries_a_creators_tags(lab: LabProcess, 
     service.down()
 
 
+def test_a_user_gets_no_more_than_the_limits_say_and_root_does(lab: LabProcess) -> None:
+    """Over all of the user's clusters: exit code 4 with each limit, and nothing is launched; so `up --plan`, too."""
+    limits = {"default": {"instances": 3, "vcpus": 11, "types": ["t3.*", "g4dn.xlarge"]}}
+    with start_service(lab, parent=Path("/tmp"), limits=limits) as service:
+        alice = user(service, ALICE)
+        assert alice("up", alice.file("c", creator="alice")).code == 0
+        launched = len(lab.calls(action="RunInstances"))
+        for words in ([], ["--plan"]):
+            refused = alice("up", alice.file("d", creator="alice"), *words)
+            assert refused.code == 4, refused
+            assert "limits.default.instances is 3, and with d there would be 4" in refused.stderr
+            assert "limits.default.vcpus is 11, and with d there would be 12" in refused.stderr
+        refused = alice("up", alice.file("c", creator="alice"), "--set", "factories_num=3")
+        assert refused.code == 4, refused
+        assert "with c there would be 4" in refused.stderr
+        refused = alice("up", alice.file("d", creator="alice"), "--set", "factories_type=g5.xlarge")
+        assert "limits.default.types is t3.*, g4dn.xlarge, and g5.xlarge is asked for" in refused.stderr
+        assert len(lab.calls(action="RunInstances")) == launched
+        assert service.ctl("status", "d").code == 5, "nothing of it was written down"
+        assert service.up(service.file("r", factories_num=3))["phase"] == "ready", "root is no user with a limit"
+        assert alice("down", "c", "--yes").code == 0
+        assert alice("up", alice.file("d", creator="alice")).code == 0, "what was given back does not count"
+        assert service.ctl("down", "--all", "--yes").code == 0
+
+
 def test_others_see_that_a_command_failed_and_neither_the_command_nor_its_output(
     service: Service, alice: User, bob: User
 ) -> None:

@@ -45,7 +45,7 @@ class Wire:
     @property
     def clients(self) -> Clients:
         """The clients of the region."""
-        return Clients(self, self, self, self, self)
+        return Clients(self, self, self, self, self, self)
 
     run_instances = _api("run_instances")
     describe_instances = _api("describe_instances")
@@ -58,6 +58,7 @@ class Wire:
     delete_volume = _api("delete_volume")
     describe_images = _api("describe_images")
     describe_instance_types = _api("describe_instance_types")
+    get_service_quota = _api("get_service_quota")
     describe_instance_type_offerings = _api("describe_instance_type_offerings")
     get_console_output = _api("get_console_output")
     put_metric_alarm = _api("put_metric_alarm")

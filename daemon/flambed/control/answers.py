@@ -22,6 +22,7 @@ from flambed.errors import (
     FlambedError,
     NotAllowedError,
     NotKnownError,
+    OverLimitError,
     StepError,
 )
 
@@ -63,12 +64,14 @@ def document(value: Any, *, status: int = 200, headers: Mapping[str, str] | None
 def error_document(error: FlambedError) -> tuple[int, dict[str, Any]]:
     """Return the status and the document that tell of an error."""
     status, code = next((status, code) for kind, status, code in ANSWERS if isinstance(error, kind))
-    if not isinstance(error, ClusterConfigurationError):
+    if not isinstance(error, ClusterConfigurationError | OverLimitError):
         return status, _error(code, str(error))
     detail = [
         {"message": problem.message, "line": problem.line, "column": problem.column, "field": problem.field}
         for problem in error.problems
     ]
+    if isinstance(error, OverLimitError):
+        return status, _error(code, str(error), detail)
     count = len(detail)
     message = f"{error.source}: {detail[0]['message'] if count == 1 else f'{count} mistakes'}; nothing was changed"
     return status, _error(code, message, detail)

@@ -1,6 +1,7 @@
 """The control endpoint, for tests and people: what the lab saw, what there is, and what should go wrong.
 
-GET    /lab/calls[?since=N]      the ledger: index, time, region, service, action, params, status, error, duration, struck
+GET    /lab/calls[?since=N]      the ledger: index, time, region, service, action, params, status, error, duration, struck,
+                                user_agent
 GET    /lab/instances[?hosts=0]  each instance; without hosts=0 with the view of its host (files, commands, ...)
 GET    /lab/instances/ID         one of them
 GET    /lab/alarms               CloudWatch's alarms with their state and history
@@ -101,6 +102,7 @@ class Control:
             "ssh_delay": record.ssh,
             "running_since": record.running_since,
             "ssh_since": record.ssh_since,
+            "ending_since": record.ending_since,
             "cpu": self.strikes.cpu.get(record.id),  # as a fault has set it
             "gpus": record.gpus,
             "host": self.hosting.view(record.id) if host else None,

@@ -30,6 +30,7 @@ class Call:
     params: dict[str, Any]  # nested as in the SDK's wire names; no user data, no secrets
     protocol: Protocol
     size: int  # bytes of the body as it was sent, compressed or not
+    user_agent: str  # what the client calls itself
     status: int | None = None  # HTTP status; None: still running, or the connection was reset
     error: str | None = None  # AWS's error code
     duration: float | None = None  # real seconds
@@ -61,7 +62,8 @@ class Ledger:
             flat.pop("Version", None)
             params = _summary(_nested(flat))
         with self._lock:
-            call = Call(len(self._calls), time.time(), region, service, action, params, protocol, size)
+            agent = environ.get("HTTP_USER_AGENT", "")
+            call = Call(len(self._calls), time.time(), region, service, action, params, protocol, size, agent)
             self._calls.append(call)
         return call
 

@@ -98,6 +98,7 @@ class Inbox:
     Attributes:
         unreadable: why the queue cannot be read at the moment, in words; None while it can.
         shared: who else reads it, in words; None while nobody is known to.
+        heard_at: when the last event of an instance came, on the service's clock; None before the first.
     """
 
     def __init__(self, region: Region, queue: str) -> None:
@@ -105,6 +106,7 @@ class Inbox:
         self._queue = queue
         self.unreadable: str | None = None
         self.shared: str | None = None
+        self.heard_at: float | None = None
         self._failures = 0  # how often in a row the queue could not be read
 
     @property
@@ -177,6 +179,7 @@ class Inbox:
             source, kind = kind_of(json.loads(body))
             region.emit("region.message_unknown", region=region.name, source=source, kind=kind)
             return
+        self.heard_at = event.at
         region.deliver(event)
 
     async def _lost(self, error: AwsError) -> None:

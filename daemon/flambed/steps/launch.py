@@ -42,7 +42,7 @@ async def prepare(region: Region, cluster: Cluster, roles: Sequence[Role]) -> La
             fit; what else AWS said as an AwsError.
     """
     images = await _images(region, cluster, roles)
-    types = await _types(region, tuple(dict.fromkeys(cluster.type_of(role) for role in roles)))
+    types = await types_of(region, tuple(dict.fromkeys(cluster.type_of(role) for role in roles)))
     specs = []
     for role in roles:
         image, kind = images[role], types[cluster.type_of(role)]
@@ -135,7 +135,13 @@ def _image(description: Mapping[str, Any]) -> Image:
     raise _unusable(f"the image {description['ImageId']} has no root volume on EBS: use one that has (hvm:ebs-ssd)")
 
 
-async def _types(region: Region, types: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
+async def types_of(region: Region, types: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
+    """Return instance types as EC2 describes them; each tuple is asked for once a region.
+
+    Raises:
+        StepError: BAD_REQUEST, with the nearest one, where there is none such; what else AWS said as an AwsError.
+    """
+
     async def fetch() -> Mapping[str, Mapping[str, Any]]:
         answer = await region.call(
             region.clients.ec2.describe_instance_types, rank=Rank.LAUNCH, InstanceTypes=list(types)
@@ -153,6 +159,15 @@ async def _types(region: Region, types: tuple[str, ...]) -> Mapping[str, Mapping
     offered = await _offerings(region)
     wrong = [kind for kind in types if kind not in found and kind not in offered]
     raise _unusable(" and ".join(_no_type(kind, offered, region.name) for kind in wrong or types))
+
+
+async def vcpus(region: Region, kind: str) -> int:
+    """Return the vCPUs of a machine of this type.
+
+    Raises:
+        StepError: BAD_REQUEST where there is none such; what else AWS said as an AwsError.
+    """
+    return int((await types_of(region, (kind,)))[kind]["VCpuInfo"]["DefaultVCpus"])
 
 
 async def _offerings(region: Region) -> tuple[str, ...]:
