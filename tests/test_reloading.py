@@ -47,3 +47,9 @@ def test_what_waits_for_a_restart_is_named_until_it_is_changed_back() -> None:
     assert second.restart == ("ssh_port",)
     assert second.settings == Settings(admin_group="ops")
     assert reload(second.settings, Settings(admin_group="ops")).restart == ()
+
+
+def test_limits_of_users_apply_at_once() -> None:
+    """They are read at each `up`."""
+    found = reload(Settings(), Settings.model_validate({"limits": {"ann": {"instances": 3}}}))
+    assert (found.changed["limits.ann.instances"], found.restart) == ("- -> 3", ())
