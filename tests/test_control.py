@@ -29,7 +29,7 @@ import flambed.log
 from flambed.access import Rules
 from flambed.cli.client import Client, cluster_path
 from flambed.cli.failure import FailureError
-from flambed.control import Control, SocketError, answers, openapi, unixsocket
+from flambed.control import Control, SocketError, answers, gate, openapi, unixsocket
 from flambed.control.schemas import PHASES
 from flambed.errors import (
     ClusterConfigurationError,
@@ -675,6 +675,61 @@ async def test_an_inherited_socket_is_served_and_not_removed(tmp_path: Path) -> 
     assert b" 200 " in await raw(path, b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     await control.close()
     assert path.exists()
+
+
+async def test_who_was_let_in_before_a_stop_is_answered_and_who_comes_after_waits_for_the_next_service(
+    tmp_path: Path,
+) -> None:
+    """A connection that has not asked yet is served to its end; one that comes now is the next service's, and not lost."""
+    path = tmp_path / "s"
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen()
+    request = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    first, second = (Control(FakeService(), rules=Rules(), emit=Log()) for _ in range(2))
+    await first.start(os.dup(server.fileno()))
+    assert b" 200 " in await raw(path, request)
+    reader, writer = await asyncio.open_unix_connection(path)
+    await raw(path, request)  # the one before it has been accepted by then
+    closing = asyncio.create_task(first.close())
+    await asyncio.sleep(0)
+    late = asyncio.create_task(raw(path, request))
+    await asyncio.sleep(0)
+    writer.write(request)
+    assert b" 200 " in await reader.readline()
+    writer.close()
+    await closing
+    assert not late.done()
+    await second.start(os.dup(server.fileno()))
+    assert b" 200 " in await late
+    await second.close()
+    server.close()
+
+
+async def test_a_user_has_so_many_connections_and_no_more(api: Api) -> None:
+    """One that is too many is told so and closed, the log tells it once, and there is room again when others end."""
+    request = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    crowd = [await asyncio.open_unix_connection(api.path) for _ in range(gate.MOST_OF_A_USER)]
+    for _ in range(3):
+        answer = await raw(api.path, b"")
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"256 connections open" in answer
+    assert len(api.log.named("control.crowded")) == 1
+    for _, writer in crowd:
+        writer.close()
+        await writer.wait_closed()
+    assert b" 200 " in await raw(api.path, request)
+
+
+def test_users_are_counted_apart() -> None:
+    """What one has open is nothing to another."""
+    told: list[tuple[int, int]] = []
+    door = gate.Gate(lambda uid, count: told.append((uid, count)), most=2)
+    assert [door.enter(1) for _ in range(3)] == [True, True, False]
+    assert door.enter(2)
+    door.leave(1)
+    assert [door.enter(1) for _ in range(3)] == [True, False, False]
+    assert told == [(1, 2), (1, 2)]
 
 
 def test_a_descriptor_that_is_no_unix_socket_is_refused() -> None:

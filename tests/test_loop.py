@@ -342,3 +342,59 @@ async def test_a_set_up_is_called_off_when_its_machine_is_given_back(loop: Clust
     await loop.take(facts.DownRequested(at=Clock().now(), by=1))
     await stage.until(lambda: all(key.kind != "setup" for key in loop.world.in_flight) and stage.cancelled == 2)
     assert stage.bugs == []
+
+
+class Slow(Stage):
+    """A stage whose launches take until `answer` is set; all else is answered or waits for ever, as ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = asyncio.Event()
+        self.answers = {Find: nothing_exists, Prepare: prepared}
+
+    async def _perform(self, action: Action, emit: Callable[[Fact], None]) -> Mapping[Key, StepError]:
+        if isinstance(action, Launch):
+            await self.answer.wait()
+            emit(facts.LaunchAnswered(at=Clock().now(), token=action.token, instances=()))
+            return {}
+        return await super()._perform(action, emit)
+
+
+async def stopped(journal: Journal, stage: Stage) -> ClusterLoop:
+    """A loop that is stopped while both its launches are under way."""
+    loop = ClusterLoop("c1", World(), journal=journal, outside=stage, rules=Rules(daemon="d1"), clock=Clock())
+    task = asyncio.create_task(loop.run())
+    loop.submit(up())
+    await stage.until(lambda: sum(isinstance(a, Launch) for a in stage.asked) == 2)
+    loop.stop()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return loop
+
+
+async def test_a_loop_that_is_stopped_writes_down_what_aws_still_answers(journal: Journal) -> None:
+    """The launches that are under way are awaited, and nothing follows from their answers any more."""
+    stage = Slow()
+    loop = await stopped(journal, stage)
+    asked = len(stage.asked)
+    draining = asyncio.create_task(loop.drain(60))
+    done, _ = await asyncio.wait({draining}, timeout=0.05)
+    assert not done
+    stage.answer.set()
+    await draining
+    await journal.commit()
+    kinds = [type(entry.fact).__name__ for entry in journal.load()]
+    assert kinds.count("LaunchAnswered") == 2
+    assert (len(stage.asked), stage.cancelled) == (asked, 0)
+    with pytest.raises(ClusterError):
+        await loop.take(up())
+
+
+async def test_a_loop_that_is_stopped_waits_for_aws_no_longer_than_it_may(journal: Journal) -> None:
+    """An answer that does not come is not written down: the launch is called again with its token at the next start."""
+    stage = Slow()
+    loop = await stopped(journal, stage)
+    await loop.drain(0.01)
+    await journal.commit()
+    assert "LaunchAnswered" not in [type(entry.fact).__name__ for entry in journal.load()]
+    assert loop.world.intents.keys() == {a.token for a in stage.asked if isinstance(a, Launch)}

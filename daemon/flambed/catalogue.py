@@ -495,6 +495,10 @@ _KINDS: Final = (
     EventKind("service.stopped", "info", "The service ended in order."),
     EventKind("control.listening", "info", "The control socket is open.", {"path": text("where it is")}),
     EventKind(
+        "control.crowded", "warning", "A user has as many connections to the control socket as one may have: no more are let in.",
+        {"uid": whole("the user's"), "connections": whole("how many are open")},
+    ),
+    EventKind(
         "control.request_refused", "info", "A request on the control socket was refused.",
         {
             "uid": whole("the caller's", optional=True),

@@ -28,26 +28,20 @@ def takes(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-class Sender:
-    """Writes entries to the journal."""
+def send(text: str, line: Mapping[str, Any]) -> None:
+    """Write one line to the journal.
 
-    def __init__(self, path: Path = SOCKET) -> None:
-        self._path = str(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    Args:
+        text: the line as it is written elsewhere, too.
+        line: its fields.
 
-    def send(self, text: str, line: Mapping[str, Any]) -> None:
-        """Write one line.
-
-        Args:
-            text: the line as it is written elsewhere, too.
-            line: its fields.
-
-        Raises:
-            OSError: the journal does not take it; it may be too long for a datagram.
-        """
-        entry = {"MESSAGE": text, "PRIORITY": _PRIORITIES[line["level"]], "SYSLOG_IDENTIFIER": "flambed"}
-        entry |= {f"FLAMBED_{name.upper()}": line[name] for name in FIELDS if line[name] is not None}
-        self._socket.sendto(b"".join(_field(name, str(value)) for name, value in entry.items()), self._path)
+    Raises:
+        OSError: the journal does not take it; it may be too long for a datagram.
+    """
+    entry = {"MESSAGE": text, "PRIORITY": _PRIORITIES[line["level"]], "SYSLOG_IDENTIFIER": "flambed"}
+    entry |= {f"FLAMBED_{name.upper()}": line[name] for name in FIELDS if line[name] is not None}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.sendto(b"".join(_field(name, str(value)) for name, value in entry.items()), str(SOCKET))
 
 
 def _field(name: str, value: str) -> bytes:

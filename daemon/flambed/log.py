@@ -188,7 +188,7 @@ def configure(
     is_terminal = stream.isatty()
     render = _console(colors=is_terminal) if format == "console" or (format is None and is_terminal) else _json
     to_journal = render is _json and journald.takes(stream, os.environ)
-    lines: _Lines = _Entries(stream, journald.Sender()) if to_journal else _Lines(stream)
+    lines = _Entries(stream) if to_journal else _Lines(stream)
     structlog.configure(
         processors=_entries if to_journal else render,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
@@ -270,13 +270,9 @@ class _Lines:
 class _Entries(_Lines):
     """Writes lines to systemd's journal, and to a stream what that does not take."""
 
-    def __init__(self, stream: TextIO, sender: journald.Sender) -> None:
-        super().__init__(stream)
-        self._sender = sender
-
     def entry(self, text: str, line: Mapping[str, Any]) -> None:
         try:
-            self._sender.send(text, line)
+            journald.send(text, line)
         except OSError:
             self.write(text)
 

@@ -18,6 +18,7 @@ LIVE: Final = frozenset(
         "idle.experiment",
         "idle.max_hold",
         "keep_gone",
+        "limits",
         "log.level",
         "ssh.connect_timeout",
         "ssh.keepalive",

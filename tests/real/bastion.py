@@ -16,7 +16,7 @@ from tests.test_docs import blocks
 PAGE = (CHECKOUT / "docs" / "operating.md").read_text()
 DROP_INS = "/etc/systemd/system/flambed.service.d"
 SETTINGS = "/etc/flambed/flambed.yaml"
-USERS = ("alice", "bob", "carol")
+USERS = ("alice", "bob", "carol", "dave")
 
 APT_GET = """#!/bin/sh
 # There is no network here, and what is to be installed is there: it only has to be what the page may ask for.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts import real_part, real_root
-from tests.real.bastion import Bastion, follow_the_page
+from tests.real.bastion import USERS, Bastion, follow_the_page
 from tests.real.hosts import RealHost, real_host
 from tests.real.machine import booted
 
@@ -18,7 +18,7 @@ from tests.real.machine import booted
 def _session_bastion() -> Iterator[Bastion]:
     """One for all tests, installed as the operator's page says, with a lab beside it in the same throwaway root."""
     with booted() as machine, machine.lab("--quotas", "off", "--shutdown", "0.1", "--ssh-delay", "0.05") as lab:
-        for user in ("alice", "bob", "carol"):
+        for user in USERS:
             machine.run("useradd", "--create-home", user)
         bastion = Bastion(machine, lab)
         queues = ", ".join(f"{region}: {url}" for region, url in lab["queues"].items())

@@ -21,6 +21,29 @@ def test_the_operators_page_leads_to_a_running_service(bastion: Bastion) -> None
     assert bastion.ctl("root", "doctor").returncode == 0
 
 
+def test_the_installation_can_be_put_elsewhere_for_a_package(bastion: Bastion) -> None:
+    """With DESTDIR nothing names it: programs and unit speak of PREFIX alone, and everything has its place below it."""
+    put = "make -C /usr/src/flambed install-service DESTDIR=/tmp/package PREFIX=/usr/lib/flambed"
+    bastion.machine.sh(
+        f"{put} > /dev/null; mkdir -p /usr/lib/flambed; cp -a /tmp/package/usr/lib/flambed/. /usr/lib/flambed/"
+    )
+    head = bastion.machine.sh("head -qn 1 /tmp/package/usr/lib/flambed/bin/{flambed,flambectl}")
+    assert set(head.split()) == {"#!/usr/lib/flambed/bin/python"}
+    unit = bastion.machine.sh("cat /tmp/package/usr/local/lib/systemd/system/flambed.service")
+    assert "PATH=/usr/lib/flambed/bin:" in unit
+    assert "/opt/flambed" not in unit
+    files = bastion.machine.sh("cd /tmp/package; find etc usr/local -type f -o -type l").split()
+    assert sorted(files) == [
+        "etc/flambed/flambed.yaml",
+        "usr/local/bin/flambectl",
+        "usr/local/lib/systemd/system/flambed.service",
+        "usr/local/lib/systemd/system/flambed.socket",
+        "usr/local/lib/sysusers.d/flambed.conf",
+        "usr/local/lib/tmpfiles.d/flambed.conf",
+    ]
+    assert bastion.machine.run("/usr/lib/flambed/bin/flambed", "--version").stdout.startswith("flambed ")
+
+
 def test_the_installed_service_is_confined(bastion: Bastion) -> None:
     """systemd itself, asked about the loaded unit, calls its exposure 1.5 or less; it has no capability at all."""
     bastion.machine.run("systemd-analyze", "--no-pager", "security", "--threshold=15", "flambed.service")
@@ -186,26 +209,33 @@ def test_the_systems_journal_can_be_asked_for_the_logs_fields(bastion: Bastion) 
 
 @pytest.mark.parametrize("how", ["idle", "never reading"])
 def test_a_thousand_connections_that_do_nothing_stop_nobody_else(bastion: Bastion, how: str) -> None:
-    """They say nothing, or ask for a stream and read none of it; others are answered, and the service goes on."""
+    """They say nothing, or ask for a stream and read none of it: others are answered, and their user is told what is wrong."""
     first = bastion.main_pid
-    request = "b''" if how == "idle" else "b'GET /v1/events?follow=1 HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'"
+    assert bastion.ctl("bob", "up", bastion.file("bob", "watched", creator="bob")).returncode == 0
+    stream = "GET /v1/events?follow=1 HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n"
     script = f"""
 import socket, sys
-open_ = []
+crowd = []
 for _ in range(1000):
     one = socket.socket(socket.AF_UNIX)
     one.connect("/run/flambed/control.sock")
-    one.sendall({request})
-    open_.append(one)
+    try:
+        one.sendall(b"{stream if how == "never reading" else ""}")
+    except BrokenPipeError:  # it was one too many
+        pass
+    crowd.append(one)
 print("open", flush=True)
 sys.stdin.read()
 """
-    crowd = subprocess.Popen(
-        bastion.machine.command("python3", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with crowd:
+    become = ("setpriv", "--reuid=bob", "--regid=bob", "--init-groups")
+    words = bastion.machine.command(*become, "python3", "-c", script)
+    with bastion.machine.journal() as until, subprocess.Popen(words, stdin=-1, stdout=-1, text=True) as crowd:
         assert crowd.stdout is not None, "it was asked for"
         assert crowd.stdout.readline() == "open\n"
-        answered = bastion.ctl("bob", "list")
-        assert (answered.returncode, answered.stdout) == (0, "no clusters\n")
+        assert until("control.crowded")["connections"] == 256
+        assert bastion.ctl("alice", "up", bastion.file("alice", "beside", creator="alice")).returncode == 0
+        refused = bastion.ctl("bob", "list")
+        assert (refused.returncode, "has 256 connections open" in refused.stderr) == (3, True)
+        crowd.communicate("")
+    assert bastion.ctl("bob", "list").returncode == 0
     assert bastion.main_pid == first

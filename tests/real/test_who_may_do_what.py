@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from tests.real.bastion import PAGE, Bastion
+from tests.real.bastion import PAGE, USERS, Bastion
 
-COLUMNS = {"owner": "alice", "admin": "carol", "root": "root", "others": "bob"}
+COLUMNS = {"owner": "alice", "admin": "carol", "root": "root", "others": "dave"}
 
 WORDS = {
     "list": ["list"],
@@ -57,7 +57,7 @@ def test_everybody_may_do_what_the_table_says_and_nothing_else(bastion: Bastion,
     """Alice owns the cluster; each user is a uid of their own, with a key that is theirs alone, mode 0600."""
     user = COLUMNS[column]
     assert bastion.ctl("alice", "up", bastion.file("alice", "shared", creator="alice")).returncode == 0
-    assert json.loads(bastion.ctl("bob", "status", "shared", "--json").stdout)["owner"] == uid(bastion, "alice")
+    assert json.loads(bastion.ctl("dave", "status", "shared", "--json").stdout)["owner"] == uid(bastion, "alice")
     file = bastion.file(user, "shared", creator="alice")
     home = "/root" if user == "root" else f"/home/{user}"
     assert bastion.machine.sh(f"stat -c '%U %a' {home}/key").split() == [user, "600"]
@@ -72,7 +72,7 @@ def test_everybody_may_do_what_the_table_says_and_nothing_else(bastion: Bastion,
             assert done.returncode == 4, (command, done)
             assert "may not" in done.stderr
     if column == "others":
-        assert json.loads(bastion.ctl("bob", "status", "shared", "--json").stdout)["phase"] == "ready"
+        assert json.loads(bastion.ctl("dave", "status", "shared", "--json").stdout)["phase"] == "ready"
 
 
 def test_the_key_that_the_service_keeps_is_readable_by_nobody_else(bastion: Bastion) -> None:
@@ -81,7 +81,7 @@ def test_the_key_that_the_service_keeps_is_readable_by_nobody_else(bastion: Bast
     files = bastion.machine.sh("find /var/lib/flambed -type f -printf '%u %m\n'").splitlines()
     assert files
     assert set(files) == {"flambed 600"}
-    for user in ("alice", "bob", "carol"):
+    for user in USERS:
         looked = bastion.machine.run(
             "setpriv", f"--reuid={user}", "--init-groups", f"--regid={user}", "ls", "/var/lib/flambed", check=False
         )

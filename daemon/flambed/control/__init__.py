@@ -2,6 +2,7 @@
 
     service     what the API serves, as a Protocol
     server      the paths, and the life of the server
+    gate        who is let in
     requests    reading: queries, bodies, keys, callers
     answers     writing: documents, streams, errors
     schemas     the documents                                                                    pure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,6 +12,7 @@ from aiohttp import web
 from flambed.access import Caller, Rules
 from flambed.control import answers, openapi, requests, unixsocket
 from flambed.control.answers import Emit
+from flambed.control.gate import Gate
 from flambed.control.requests import Query, UnreadableError
 from flambed.control.service import Service
 
@@ -44,7 +44,8 @@ class Control:
         self._changes: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner | None = None
         self._bound: tuple[Path, int] | None = None
-        self._listening: socket.socket | None = None
+        self._listening: asyncio.Server | None = None
+        self._gate = Gate(lambda uid, count: emit("control.crowded", uid=uid, connections=count))
         self._openapi = openapi.document()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -101,14 +102,19 @@ class Control:
             shutdown_timeout=STOP_SECONDS,
         )
         await self._runner.setup()
-        self._listening = server
-        await web.SockSite(self._runner, server, backlog=BACKLOG).start()
+        handlers = self._runner.server
+        assert handlers is not None, "it is set up"
+        # `create_unix_server` would remove the file of an inherited socket at its end, from Python 3.13 on.
+        self._listening = await asyncio.get_running_loop().create_server(
+            lambda: self._gate.protocol(handlers()), sock=server, backlog=BACKLOG
+        )
         self._emit("control.listening", path=str(server.getsockname()))
 
     async def close(self) -> None:
         """Let nobody in any more, end the streams, finish what was accepted, and remove the socket, unless it was inherited."""
         if self._runner is not None:
-            await self._leave(self._runner)
+            if self._listening is not None:
+                await self._leave(self._listening)
             await self._runner.cleanup()
             self._runner = None
         if self._changes:
@@ -117,20 +123,21 @@ class Control:
             unixsocket.remove(*self._bound)
             self._bound = None
 
-    async def _leave(self, runner: web.AppRunner) -> None:
+    async def _leave(self, listening: asyncio.Server) -> None:
         """Accept nobody, and wait for those that were accepted: whoever connects to an inherited socket now is the next one's.
 
         The HTTP library would hang up on a connection whose request it has not read yet.
         """
-        loop = asyncio.get_running_loop()
-        if self._listening is not None:
-            loop.remove_reader(self._listening)
+        for socket in listening.sockets:
+            asyncio.get_running_loop().remove_reader(socket.fileno())
+        await asyncio.sleep(0)  # who was just accepted comes to the gate
         self._closing.set()
-        until = loop.time() + LEAVE_SECONDS
-        while loop.time() < until:
-            await asyncio.sleep(0.01)  # it tells nobody when a connection ends
-            if runner.server is None or not runner.server.connections:
-                return
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._gate.empty()
+        except TimeoutError:  # they say nothing, or go on asking
+            pass
+        listening.close()
 
     async def _end_streams(self, _app: web.Application) -> None:
         self._closing.set()
