@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, Literal, TextIO
@@ -47,12 +48,16 @@ class Log:
     A strict log raises a ValueError for what the catalogue does not declare; a lenient one leaves it out and notes
     `log.undeclared`. The service's own, which `configure` returns, is lenient; one made by itself, as in tests, is strict
     and goes where structlog was last configured to (`structlog.testing.capture_logs` sees it).
+
+    Attributes:
+        counts: how often each event came, whatever level is written; shared with all that are bound to it.
     """
 
     def __init__(self, logger: FilteringBoundLogger | None = None, *, strict: bool = True) -> None:
         self._logger: FilteringBoundLogger = structlog.get_logger() if logger is None else logger
         self._strict = strict
         self._bound: dict[str, str | int | None] = {}
+        self.counts: Counter[str] = Counter()
 
     def bind(
         self,
@@ -64,6 +69,7 @@ class Log:
     ) -> Log:
         """Return a log whose events are about these, unless they say otherwise."""
         log = Log(self._logger, strict=self._strict)
+        log.counts = self.counts
         log._bound = self._bound | _given(cluster=cluster, instance=instance, action=action, cause=cause)
         return log
 
@@ -88,6 +94,7 @@ class Log:
         if kind is None:
             self._note(event, ["the event is not declared"], ids)
             return
+        self.counts[event] += 1
         if not self._strict and not self._logger.is_enabled_for(_LEVELS[kind.level.upper()]):
             return
         cleaned, problems = kind.clean(fields)
@@ -97,12 +104,15 @@ class Log:
 
     def tell(self, entry: Entry) -> None:
         """Write the event of a journaled fact."""
-        self._write(to_event(entry, cluster=self._bound.get("cluster")))
+        line = to_event(entry, cluster=self._bound.get("cluster"))
+        self.counts[line["event"]] += 1
+        self._write(line)
 
     def _note(self, event: str, problems: list[str], ids: Mapping[str, object]) -> None:
         if self._strict:
             raise ValueError(f"the log cannot take {event!r}: {'; '.join(problems)}. See flambed/catalogue.py")
         kind = CATALOGUE["log.undeclared"]
+        self.counts[kind.name] += 1
         self._write(_line(kind, kind.clean({"of": event, "problems": problems})[0], time.time(), ids))
 
     def _write(self, line: dict[str, Any]) -> None:
