@@ -1,4 +1,4 @@
-"""What all tests share: the report on parity with the source document (docs/parity.md)."""
+"""What all tests share: the reports on parity with the source document (docs/parity.md) and on the log's events."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.eventsseen import EventCollector, EventReport
+
 PARITY = Path(__file__).parent.parent / "docs" / "parity.md"
 
 
@@ -16,13 +18,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed-report",
         action="store_true",
-        help="print which tests prove each row of docs/parity.md; fail where none does",
+        help="print which tests prove each row of docs/parity.md, and which events no test has seen; fail where one lacks",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Turn the report on where it is asked for."""
-    if config.getoption("--seed-report") and not hasattr(config, "workerinput"):
+    if not config.getoption("--seed-report"):
+        return
+    is_worker = hasattr(config, "workerinput")
+    config.pluginmanager.register(EventCollector() if is_worker else EventReport())
+    if not is_worker:
         config.pluginmanager.register(SeedReport(rows()))
 
 

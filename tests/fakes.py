@@ -21,6 +21,7 @@ from flambed.catalogue import CATALOGUE
 from flambed.clock import Clock
 from flambed.observed.facts import Fact
 from flambed.region import Identity, Region
+from tests.eventsseen import saw
 from tests.virtualtime import VirtualClock
 
 QUEUE = "https://sqs.example/queue"
@@ -421,6 +422,7 @@ class Recorder:
         own = {name: value for name, value in fields.items() if name not in {"cluster", "instance", "action", "cause"}}
         _, problems = CATALOGUE[event].clean(own)
         assert not problems, f"{event}: {problems}"
+        saw(event)
         self.events.append((event, fields))
 
     def names(self, *without: str) -> list[str]:

@@ -15,7 +15,15 @@ from flambed.actions import Protection
 from flambed.aws import Answer
 from flambed.errors import Reason
 from flambed.keeper import Keeper
-from flambed.observed.facts import AlarmArmed, AlarmLacking, AlarmRemoved, BecameBusy, BecameIdle, PointsSeeded
+from flambed.observed.facts import (
+    AlarmArmed,
+    AlarmFired,
+    AlarmLacking,
+    AlarmRemoved,
+    BecameBusy,
+    BecameIdle,
+    PointsSeeded,
+)
 from flambed.region import Region
 from flambed.steps import protect
 from flambed.steps.protect import alarm_name
@@ -311,6 +319,22 @@ async def test_an_alarm_is_deleted_when_there_is_to_be_none(gone: bool) -> None:
     assert cloud.cloudwatch.alarms == {}
     assert [fact.instance for fact in cloud.heard.of(AlarmRemoved)] == hosts
     assert [len(params["AlarmNames"]) for params in cloud.cloudwatch.of("delete_alarms")] == [100, 50]
+
+
+@virtual
+async def test_an_alarm_that_ended_its_instance_is_told_of_before_it_is_deleted() -> None:
+    """EC2 says of both that somebody terminated them: only the alarm's state tells which of them it was."""
+    cloud = Cloud()
+    hosts = ids([1, 2])
+    async with opened(cloud) as (_region, keeper):
+        keeper.want(ME, table(hosts), cloud.heard.take)
+        await asyncio.sleep(10)
+        cloud.cloudwatch.alarms[alarm_name(hosts[1])] |= {"StateValue": "ALARM", "StateReason": "Threshold Crossed"}
+        keeper.want(ME, table(hosts, minutes=None, gone=True), cloud.heard.take)
+        await asyncio.sleep(10)
+    assert [(fact.instance, fact.why) for fact in cloud.heard.of(AlarmFired)] == [(hosts[1], "Threshold Crossed")]
+    assert [fact.instance for fact in cloud.heard.of(AlarmRemoved)] == hosts
+    assert cloud.cloudwatch.alarms == {}
 
 
 @virtual

@@ -308,6 +308,11 @@ _KINDS: Final = (
         _FAILURE,
         facts.AlarmLacking,
     ),
+    EventKind(
+        "instance.alarm_fired_in_use", "error", "An alarm ended an instance that was not due: in set-up, or in use.",
+        {"why": text("CloudWatch's own words")},
+        facts.AlarmFired,
+    ),
     EventKind("protection.alarm_removed", "info", "An instance has no alarm any more.", fact=facts.AlarmRemoved),
     EventKind(
         "protection.points_seeded", "info", "Fake CPU points of an instance can be read: its alarm's clock starts anew.",

@@ -24,7 +24,7 @@ from flambed.directory import host_of
 from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, NotKnownError, Problem
 from flambed.fleet import Fleet
 from flambed.hands import Bench
-from flambed.journal import Journal, unwritable
+from flambed.journal import Journal, ReadOnlyError, unwritable
 from flambed.keys import HostKey
 from flambed.observed import facts, survey
 from flambed.observed.fold import fold
@@ -313,7 +313,12 @@ class Service:
             host_key_since=0.0 if known_key else self._clock.now(),
             owner=member.world.owner if known else owner,
         )
-        await asyncio.gather(member.loop.take(asked), member.loop.take(look))
+        try:
+            await asyncio.gather(member.loop.take(asked), member.loop.take(look))
+        except ReadOnlyError:
+            if member.world.desired is None:  # nothing was taken in: there is no such cluster
+                await self._fleet.forget(member)
+            raise
         return self._status(member)
 
     def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, HostKey]:

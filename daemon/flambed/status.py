@@ -240,6 +240,7 @@ _VOTES = {
     "setup": "it is being set up",
     "factories": "factories of its cluster are alive",
     "hold": "somebody holds the cluster",
+    "up": "somebody has just asked for it",
     "beginning": "its experiment may still begin",
     "window": "its timeout is longer than an alarm can look back",
     "gpu": "its GPU is in use",

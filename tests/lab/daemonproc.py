@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flambed import log
+from tests.eventsseen import saw
 from tests.json_schema import fits
 from tests.lab.labproc import LabProcess
 
@@ -158,6 +159,7 @@ class Daemon:
         for line in lines:
             assert line["event"] not in BUGS, line
             assert fits(line, _schemas()[line["event"]]), line
+            saw(line["event"])
 
     def said(self) -> str:
         """What it has said on stderr; it should be nothing."""

@@ -164,7 +164,13 @@ class Service(Daemon):
     # --- the control API ---
 
     def api(
-        self, method: str, path: str, body: str | None = None, *, key: bool = False, within: float = ANSWERS_WITHIN
+        self,
+        method: str,
+        path: str,
+        body: str | bytes | None = None,
+        *,
+        key: bool = False,
+        within: float = ANSWERS_WITHIN,
     ) -> Answer:
         """Ask the control API; with `key` the lab's private key goes with it, as flambectl sends it."""
         headers = {"Content-Type": "application/yaml"} if body is not None else {}

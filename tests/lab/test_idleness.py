@@ -179,3 +179,20 @@ def test_a_timeout_that_becomes_never_reaches_alarm_and_timer() -> None:
         rest(2 * T)
         assert lab.instance(names["c_factory_0"])["state"] == "running"
         assert lab.boto("cloudwatch").describe_alarms()["MetricAlarms"] == []
+
+
+def test_an_alarm_that_fires_during_set_up_is_told_of_and_its_host_is_replaced() -> None:
+    """CloudWatch takes no points, so that no vote holds it off; EC2's own reason is no more than "User initiated"."""
+    with opened() as service:
+        lab = service.lab
+        lab.fault({"kind": "error", "action": "PutMetricData", "code": "InternalFailure", "status": 500, "count": None})
+        file = service.file(factories_num=1, factories_timeout=5 / 60, orchestrator_timeout=-1, setup_cmds=["sleep 6"])
+        service.ctl("up", "--detach", file)
+        first = service.until(lambda status: any(row["stage"] == "setting_up" for row in status["instances"]))
+        [factory] = [row["id"] for row in first["instances"] if row["role"] == "Factory"]
+        assert gone(service, factory) <= 5 + WITHIN
+        lab.clear_faults()
+        service.until_phase("ready", within=60)
+        [told] = service.log("instance.alarm_fired_in_use")
+        assert (told["instance"], told["level"]) == (factory, "error")
+        assert "Threshold" in told["why"]

@@ -57,7 +57,12 @@ class CloudWatch:
             more = {"NextToken": str(start + page)} if len(found) > start + page else {}
             return self.describe_alarms({"AlarmNames": found[start : start + page]}) | more
         wanted = set(params["AlarmNames"])
-        return {"MetricAlarms": [dict(a) for a in self.alarms.values() if a["AlarmName"] in wanted]}
+        found = [
+            {"StateValue": "ALARM" if instance in self._fired else "OK", "StateReason": "Threshold Crossed"} | alarm
+            for instance, alarm in self.alarms.items()
+            if alarm["AlarmName"] in wanted
+        ]
+        return {"MetricAlarms": found}
 
     def delete_alarms(self, params: Mapping[str, Any]) -> Answer:
         names = params["AlarmNames"]

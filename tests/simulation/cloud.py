@@ -273,7 +273,7 @@ class Cloud:
         machine = Machine(f"i-{number:017x}", number, token, dict(tags), launched_at=now, kind=kind, ours=ours)
         machine.history.append((now, "pending"))
         machine.shown_from = now + weather.lags(now)
-        machine.tags_from = machine.shown_from + weather.lags(now)
+        machine.tags_from = max(machine.shown_from, now + weather.lags(now))
         machine.protected = now < weather.calm_at and weather.chance(weather.protected)
         if rng.random() < 0.5:
             begins = rng.uniform(60, 3600)

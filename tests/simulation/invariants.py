@@ -217,8 +217,12 @@ class Watch:
     def volumes_left(self) -> list[str]:
         """Return the volumes of the clusters' own machines, as far as the service ever saw them, that outlive those."""
         worlds = [member.world for member in self.process.fleet.directory] if self.process else []
-        seen = {volume for world in worlds for i in world.instances.values() if not i.adopted for volume in i.volumes}
-        return [name for name, volume in self.cloud.volumes.all.items() if volume.state == "available" and name in seen]
+        seen = {volume for world in worlds for i in world.instances.values() for volume in i.volumes}
+        return [
+            name
+            for name, volume in self.cloud.volumes.all.items()
+            if volume.state == "available" and name in seen and not volume.machine.adoptable
+        ]
 
     def _is_forgotten(self, machine: Machine) -> bool:
         """Whether it was to be taken over, that is forgotten with the journal, and nothing on the machine tells so."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from flambed import hands
 from flambed.aws import Aws, Clients
+from flambed.catalogue import event_of
 from flambed.fleet import MADE_ANEW, Fleet
 from flambed.hands import Bench
 from flambed.journal import Entry
@@ -15,6 +16,7 @@ from flambed.log import Log
 from flambed.service import Service
 from flambed.settings import Settings
 from flambed.tasks import supervise
+from tests.eventsseen import saw
 from tests.fakes import QUEUE
 from tests.simulation.cloud import Cloud
 from tests.simulation.disk import Disk, MemoryJournal, MemoryKeys, MemoryOutputs
@@ -54,12 +56,14 @@ class StoryLog(Log):
     def emit(self, event: str, /, **fields: Any) -> None:
         if self._process.dead:
             return
+        saw(event)
         if event in BUGS:
             self._process.tell.violation(f"{event}: {fields}")
         elif not event.startswith(("journal.replayed", "region.survey_done")):
             self._process.tell.note("log", functools.partial("{} {}".format, event, fields))
 
     def tell(self, entry: Entry) -> None:
+        saw(event_of(entry.fact)[0])
         if not self._process.dead:
             self._process.tell.note("fact", functools.partial(_fact, entry))
 

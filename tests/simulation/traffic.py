@@ -80,9 +80,8 @@ class Traffic:
         for member in process.fleet.directory:
             for key, failure in member.world.failures.items():
                 # What was not tried shortly before the end is not wanted any more, nor is an end once there was an `up`.
-                wanted = (
-                    key.kind != "terminate" or not member.world.wanted
-                ) and ended - RECOVERS_WITHIN < process.time_of(failure.at) < ended
+                recent = ended - RECOVERS_WITHIN < process.time_of(failure.at) < ended
+                wanted = recent and (key.kind == "terminate") != member.world.wanted
                 again = self._last.get(CALLS.get(key.kind, ""), 0.0) >= ended
                 if failure.code in UNREACHED and wanted and not again:
                     self._tell.violation(

@@ -229,6 +229,73 @@ def test_a_timeout_that_becomes_never_is_told_to_the_hosts_timer() -> None:
     assert "i-0" not in story.protection
 
 
+def test_an_alarm_that_fires_during_set_up_makes_a_loss_that_is_replaced_and_told_of() -> None:
+    """Points that did not arrive, or a person's hand on the alarm: the host was in use, and the user reads why it went."""
+    story = Story()
+    story.asks(cluster(factories_num=1, factories_timeout=1))
+    story.launches(Role.ORCHESTRATOR, "i-o")
+    story.launches(Role.FACTORY, "i-0")
+    story.decides()
+    story.runs("i-o", "i-0")
+    story.decides()
+    story.described(see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running"))
+    story.arms("i-0")
+    story.decides()
+    assert story.instance("i-0").stage is Stage.RUNNING
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    assert [line for line in story.decides() if line.startswith("launch")] == ["launch 1 Factory (c1-1-r-2)"]
+    story.happens(facts.AlarmFired(at=story.now, instance="i-0", why="Threshold Crossed"))
+    assert story.instance("i-0").why == "its alarm ended it while it was in use: Threshold Crossed"
+    assert story.world.losses == 1
+    before = story.world
+    story.happens(facts.AlarmFired(at=story.now, instance="i-0", why="Threshold Crossed"))
+    assert story.world is before
+
+
+def test_an_alarm_that_fires_when_it_is_due_is_no_news() -> None:
+    """That is what it is for."""
+    story = idle_cluster()
+    story.passes(2 * HOUR)
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    story.decides()
+    assert story.instance("i-0").ended is Ending.IDLE
+    before = story.world
+    story.happens(facts.AlarmFired(at=story.now, instance="i-0", why="Threshold Crossed"))
+    assert story.world is before
+
+
+def test_whoever_asks_for_a_cluster_again_does_not_see_it_end_that_minute() -> None:
+    """It has idled for nearly its hour; `up` is somebody's word that it is wanted, and the hour begins anew."""
+    story = idle_cluster()
+    story.passes(59 * 60)
+    story.up(cluster(factories_num=1, factories_timeout=1))
+    story.decides()
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"), see("i-0", Role.FACTORY, "running"))
+    story.decides()
+    assert story.protection["i-0"].vote_until == story.now + 300
+    assert waits(story, HOUR + GRACE - 60) == []
+    assert waits(story, 90) == ["judge i-0"]
+
+
+def test_an_orchestrator_that_is_due_waits_for_the_factories_that_are_being_launched() -> None:
+    """Seed 4930: its factory had ended by idleness, and the next `up` launched another one while it was being ended."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=1, orchestrator_timeout=1))
+    story.passes(2 * HOUR)
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    story.decides()
+    story.informs()
+    story.passes(HOUR + GRACE - 1)
+    story.up(cluster(factories_num=1, factories_timeout=1, orchestrator_timeout=1))
+    story.decides()
+    story.finds(see("i-o", Role.ORCHESTRATOR, "running"))
+    story.decides()
+    story.passes(400)
+    lines = story.decides()
+    assert [line for line in lines if line.startswith(("judge", "terminate"))] == []
+    assert story.protection["i-o"].vote_until == story.world.requested_at + 900
+
+
 def test_timeout_0_counts_from_the_first_activity() -> None:
     """The experiment began and ended within the half hour in which it may begin: five minutes after it the host is due."""
     story = Story()

@@ -11,7 +11,7 @@ from flambed.aws import AwsError
 from flambed.errors import Reason
 from flambed.keeper.guard import Guard
 from flambed.observed import cpu
-from flambed.observed.facts import AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded
+from flambed.observed.facts import AlarmArmed, AlarmFired, AlarmLacking, AlarmRemoved, PointsSeeded
 from flambed.observed.survey import MOST_NAMES, describe_alarms
 from flambed.pacing import Rank
 from flambed.steps import protect
@@ -123,6 +123,7 @@ class Alarms:
 
     async def _remove(self, guards: Sequence[Guard]) -> None:
         names = [protect.alarm_name(guard.instance) for guard in guards]
+        await self._look_who_fired([guard for guard in guards if guard.wanted.gone])
         try:
             await self._delete(names)
         except AwsError as error:
@@ -135,6 +136,14 @@ class Alarms:
         for guard in guards:
             guard.settled()
             self._removed(guard)
+
+    async def _look_who_fired(self, guards: Sequence[Guard]) -> None:
+        """Tell whose alarm ended it, before that is forgotten with the alarm: EC2 says that somebody did, and not who."""
+        known = {protect.alarm_name(guard.instance): guard for guard in guards}
+        for alarm in await describe_alarms(self._region, list(known)) if known else ():
+            if alarm.get("StateValue") == "ALARM":
+                guard, why = known[alarm["AlarmName"]], alarm.get("StateReason", "")
+                self._keeper.tell(guard, AlarmFired(at=self._region.clock.now(), instance=guard.instance, why=why))
 
     async def _delete(self, names: list[str]) -> None:
         await self._region.call(self._region.clients.cloudwatch.delete_alarms, rank=Rank.ARM, AlarmNames=names)

@@ -398,6 +398,14 @@ class AlarmLacking(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmFired(Fact):
+    """The alarm of an instance that has ended stands at ALARM: it was the alarm that ended it."""
+
+    instance: str
+    why: str  # CloudWatch's own words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmRemoved(Fact):
     """There is no alarm any more."""
 
@@ -488,7 +496,7 @@ FACTS: Mapping[str, type[Fact]] = {
         StateNotified, InterruptionNotified, InstancesDescribed, InstanceTagged, TerminationAccepted,
         TerminationOverdue, VolumesRemoved, VolumesLeft, StartAccepted,
         HostKeyLearned, HostReached, HostInformed, CommandStarted, CommandEnded, SetupDone, HostGivenUp,
-        AlarmArmed, AlarmLacking, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
+        AlarmArmed, AlarmLacking, AlarmFired, AlarmRemoved, PointsSeeded, BecameBusy, BecameIdle,
         VoteBegan, VoteEnded, TimerSeen, HostMute, HostHeard, Judged,
     )
 }  # fmt: skip

@@ -342,6 +342,7 @@ _FOLDS: Mapping[type[Fact], Callable[[World, Any], World]] = {
     facts.HostGivenUp: hosts.host_given_up,
     facts.AlarmArmed: hosts.alarm_armed,
     facts.AlarmLacking: hosts.alarm_lacking,
+    facts.AlarmFired: hosts.alarm_fired,
     facts.AlarmRemoved: hosts.alarm_removed,
     facts.PointsSeeded: hosts.points_seeded,
     facts.BecameBusy: hosts.became_busy,

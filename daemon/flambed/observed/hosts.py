@@ -7,7 +7,7 @@ from typing import Any
 
 from flambed.errors import Reason
 from flambed.observed import facts
-from flambed.observed.instance import Failure, Instance, Judgement, Stage
+from flambed.observed.instance import Ending, Failure, Instance, Judgement, Stage
 from flambed.observed.world import World
 
 PASSING = frozenset({Reason.CONNECTION_LOST, Reason.TRANSIENT})
@@ -130,6 +130,15 @@ def alarm_lacking(world: World, fact: facts.AlarmLacking) -> World:
     tries = instance.alarm_lacking.tries + 1 if instance.alarm_lacking else 1
     failure = Failure(reason=fact.reason, code=fact.code, message=fact.message, at=fact.at, since=fact.at, tries=tries)
     return world.with_instance(replace(instance, alarm=None, alarm_lacking=failure))
+
+
+def alarm_fired(world: World, fact: facts.AlarmFired) -> World:
+    """Fold what ended an instance: no news where it was due, for then that is what its alarm is for."""
+    instance = world.instances.get(fact.instance)
+    if instance is None or instance.ended is not Ending.LOST or instance.fired:
+        return world
+    why = f"its alarm ended it while it was in use: {fact.why}"
+    return world.with_instance(replace(instance, fired=True, why=why))
 
 
 def alarm_removed(world: World, fact: facts.AlarmRemoved) -> World:

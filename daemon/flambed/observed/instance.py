@@ -153,6 +153,7 @@ class Instance:
     # its protection
     alarm: str | None = None  # digest of the configuration that CloudWatch acknowledged
     alarm_removed: bool = False  # it is known that there is none
+    fired: bool = False  # its alarm ended it, and should not have
     alarm_possible: bool = False  # a policy that asked for one applied to it before the present one
     alarm_lacking: Failure | None = None
     policy: str | None = None  # what the alarm stands for

@@ -353,5 +353,5 @@ def _was_due(world: World, instance: Instance, at: float) -> bool:
         return False
     if instance.role is Role.ORCHESTRATOR and any(i.alive for i in world.of(Role.FACTORY)):
         return False
-    base = max(instance.policy_since, instance.last_busy or 0.0, instance.ready_at)
+    base = max(instance.policy_since, instance.last_busy or 0.0, instance.ready_at, world.requested_at)
     return at >= base + minutes * 60 - min(IDLE_SLACK, minutes * 30)

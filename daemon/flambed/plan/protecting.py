@@ -8,7 +8,7 @@ from flambed.actions import Protection, Question
 from flambed.desired import Role
 from flambed.observed.instance import Instance, Stage
 from flambed.plan.draft import Draft
-from flambed.plan.launching import conflict
+from flambed.plan.launching import conflict, deadline, lacking, trouble
 from flambed.policy import LONGEST_WINDOW, IdlePolicy
 
 EXPERIMENT_MAY_BEGIN = 30 * 60.0
@@ -16,6 +16,9 @@ EXPERIMENT_MAY_BEGIN = 30 * 60.0
 
 EXPERIMENT_MAY_IDLE = 24 * 3600.0
 """Seconds without any activity of CPU or GPU for which an experiment's process counts as use."""
+
+ASKED_FOR = 300.0
+"""Seconds for which an `up` or a `retry` counts as use: whoever asks for a cluster does not want it to end that minute."""
 
 ARMED_WITHIN = 240.0
 """Seconds after `running` within which an alarm cannot see idleness enough to fire, whatever the timeout (5 min at least)."""
@@ -57,8 +60,10 @@ def votes(draft: Draft, instance: Instance) -> dict[str, float]:
         found["setup"] = (instance.setup_from or instance.stage_at) + longest
     elif instance.stage is Stage.READY and instance.setup_done != draft.setup:
         found["setup"] = world.requested_at + longest
-    if instance.role is Role.ORCHESTRATOR and any(i.alive for i in world.of(Role.FACTORY)):
-        found["factories"] = math.inf
+    if instance.role is Role.ORCHESTRATOR and (until := _factories_until(draft)) is not None:
+        found["factories"] = until
+    if instance.ready_at is not None and instance.ready_at < world.requested_at:
+        found["up"] = world.requested_at + ASKED_FOR
     if world.hold is not None:
         found["hold"] = world.hold.until
     if instance.ready_at and _timeout_is_zero(draft, instance) and not _has_begun(instance):
@@ -69,6 +74,14 @@ def votes(draft: Draft, instance: Instance) -> dict[str, float]:
     return {kind: until for kind, until in found.items() if until > draft.now}
 
 
+def _factories_until(draft: Draft) -> float | None:
+    """Return until when the orchestrator is needed by factories: those that live, and those that are being launched."""
+    if any(i.alive for i in draft.world.of(Role.FACTORY)):
+        return math.inf
+    coming = draft.world.converged_at is None and lacking(draft, Role.FACTORY) and trouble(draft) is None
+    return deadline(draft) if coming else None
+
+
 def idle_from(draft: Draft, instance: Instance) -> float:
     """Return from when on a host's idleness counts, if nothing keeps it: its policy, its set-up, its last use, its votes."""
     world = draft.world
@@ -76,6 +89,7 @@ def idle_from(draft: Draft, instance: Instance) -> float:
     policy_since = instance.policy_since if instance.policy == draft.policies[instance.role].digest else None
     moments = [
         policy_since if policy_since is not None else max(world.requested_at, instance.running_at or 0.0),
+        world.requested_at,
         instance.last_busy,
         instance.vote_ended_at,
         instance.ready_at,
