@@ -183,8 +183,12 @@ class Service(Daemon):
 
     def metrics(self) -> str:
         """The text of GET /metrics."""
+        return self.text("/metrics")
+
+    def text(self, path: str) -> str:
+        """What is answered to GET of a path, whatever it is made of."""
         with _connected(self.socket, ANSWERS_WITHIN) as connection:
-            connection.request("GET", "/metrics")
+            connection.request("GET", path)
             answer = connection.getresponse()
             text = answer.read().decode()
         assert answer.status == 200, text
