@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -118,18 +118,16 @@ def test_no_secret_is_in_an_answer_that_it_does_not_belong_to(service: Service, 
 
 @pytest.mark.parametrize("change", [{"factories_num": 0}, {"nonsense": 1}, {"subnet_id": "subnet-9"}])
 def test_no_secret_is_in_the_refusal_of_a_file_that_is_wrong_elsewhere(
-    service: Service, canaries: dict[str, str], change: dict[str, object]
+    service: Service, canaries: dict[str, str], change: dict[str, Any]
 ) -> None:
     """Neither in the answer nor in the log's line about it."""
-    file = service.file(
-        **{
-            "factories_num": 1,
-            "tags": {"note": TAG},
-            "setup_cmds": [COMMAND],
-            "user_data": f"#!/bin/sh\n# {USER_DATA}\n",
-        }
-        | change
-    )
+    wanted: dict[str, Any] = {
+        "factories_num": 1,
+        "tags": {"note": TAG},
+        "setup_cmds": [COMMAND],
+        "user_data": f"#!/bin/sh\n# {USER_DATA}\n",
+    }
+    file = service.file(**wanted | change)
     refused = service.api("PUT", "/v1/clusters/c", Path(file).read_text(), key=True)
     assert refused.status in {400, 409}, refused
     assert found_in(str(refused.document), canaries) == set()
