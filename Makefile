@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test crash-matrix bench audit check format lint types contracts schemas lock clean
+.PHONY: help install install-service demo test test-real simulate crash-matrix idle-soak bench audit check format lint types contracts schemas lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with everything that the lock file names
 
@@ -19,6 +19,25 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
+# Where the service itself goes, as root. With DESTDIR it is only put there, for who makes a package of it.
+PREFIX ?= /opt/flambed
+DESTDIR ?=
+LIB := $(DESTDIR)/usr/local/lib
+install-service: ## put the service in place, as root: PREFIX (/opt/flambed), units, users, settings; DESTDIR for packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flambed needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
+	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(if $(DESTDIR),sed -i '1s|^#!$(DESTDIR)|#!|' $(DESTDIR)$(PREFIX)/bin/*)
+	install -d $(DESTDIR)/usr/local/bin
+	ln -sf $(PREFIX)/bin/flambectl $(DESTDIR)/usr/local/bin/flambectl
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/flambed docs/operating.md docs/events.md docs/cluster-file.md
+	install -D -m 0644 -t $(LIB)/systemd/system systemd/flambed.service systemd/flambed.socket
+	sed -i 's|/opt/flambed|$(PREFIX)|g' $(LIB)/systemd/system/flambed.service
+	install -D -m 0644 systemd/sysusers.conf $(LIB)/sysusers.d/flambed.conf
+	install -D -m 0644 systemd/tmpfiles.conf $(LIB)/tmpfiles.d/flambed.conf
+	test -e $(DESTDIR)/etc/flambed/flambed.yaml || \
+	  install -D -m 0644 config/flambed.yaml $(DESTDIR)/etc/flambed/flambed.yaml
+
 demo: $(STAMP) ## bring a cluster up in a pretend AWS on this machine, look at it, take it down
 	@$(BIN)/python -m flambed.demo
 
@@ -28,6 +47,16 @@ test: $(STAMP) ## run the tests
 	@echo "== running the tests"
 	@$(BIN)/pytest -q --seed-report --numprocesses $(WORKERS) --dist loadfile
 
+# The packages that the service needs, for a machine without a network: the tests install it there as an operator does.
+WHEELS ?= .venv/packages
+test-real: $(STAMP) $(WHEELS) ## run the service under a real systemd, in a throwaway root; needs root
+	@echo "== running the tests with real parts"
+	@WHEELS=$(WHEELS) $(BIN)/pytest -q tests/real
+
+$(WHEELS): requirements.lock
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -d $@
+	@touch $@
+
 LIVES ?= 3000
 simulate: $(STAMP) ## live LIVES seeded lives (3000) over all cores, any weather; a seed that fails tells its story
 	@$(BIN)/python -m tests.simulation --lives $(LIVES)
@@ -36,6 +65,9 @@ check: format lint types contracts test ## all that CI asks for
 
 crash-matrix: $(STAMP) ## kill the service before and after every request of a whole life, in the lab
 	@CRASH_MATRIX=1/1 $(BIN)/pytest -q tests/lab/test_crash_matrix.py
+
+idle-soak: $(STAMP) ## 200 host-hours in use, in the lab, while the service dies and starts again all the time
+	@IDLE_SOAK=1 $(BIN)/pytest -q -s tests/lab/test_idle_restarts.py
 
 # Asks PyPI, so it is no part of `check`, which needs no network. The lock file is whole: nothing is resolved.
 audit: $(STAMP) ## look for known holes in everything that the lock file names

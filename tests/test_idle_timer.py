@@ -45,6 +45,7 @@ def booted(host: IdleHost) -> IdleHost:
 # --- when a host ends --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_a_host_that_nobody_ever_renewed_ends_after_its_timeout_to_the_minute(host: IdleHost) -> None:
     """Its two hours of idleness begin at the boot and are over when two hours without a renewal are."""
     assert host.ticks(115) is None
@@ -52,6 +53,7 @@ def test_a_host_that_nobody_ever_renewed_ends_after_its_timeout_to_the_minute(ho
     assert host.calls("shutdown") == ["shutdown -h now"]
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_a_short_timeout_is_an_hour_and_waits_for_the_lease(tmp_path: Path) -> None:
     """A host is given two hours for the service to come, and never less than one of idleness."""
     host = booted(IdleHost(tmp_path, "dash", minutes=5))
@@ -62,12 +64,14 @@ def test_a_short_timeout_is_an_hour_and_waits_for_the_lease(tmp_path: Path) -> N
     assert host.ticks(2 * HOUR) == HOUR  # at 150 minutes: an hour after it was last busy
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_a_long_timeout_is_kept_to(tmp_path: Path) -> None:
     """The lease is over long before."""
     host = booted(IdleHost(tmp_path, "dash", minutes=5 * HOUR))
     assert host.ticks(6 * HOUR) == 5 * HOUR
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_a_host_that_is_renewed_never_ends(dash_host: IdleHost) -> None:
     """However long it is idle, it is the service's to end."""
     for _ in range(3):
@@ -77,6 +81,7 @@ def test_a_host_that_is_renewed_never_ends(dash_host: IdleHost) -> None:
     assert dash_host.status()["idle"] == str(4 * 3600)
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_a_host_whose_renewals_stop_ends_a_day_later(host: IdleHost) -> None:
     """When the service is away for good."""
     host.renew()
@@ -84,6 +89,7 @@ def test_a_host_whose_renewals_stop_ends_a_day_later(host: IdleHost) -> None:
     assert host.ticks(4 * HOUR) == 3 * HOUR
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_a_hold_that_lasts_longer_than_a_day_is_kept(dash_host: IdleHost) -> None:
     """It came with the last renewal."""
     dash_host.renew(minutes=60, hold=86400 + 1800)
@@ -111,6 +117,7 @@ def test_a_renewal_brings_another_timeout_and_threshold(host: IdleHost) -> None:
     assert host.status()["idle"] == "0"
 
 
+@pytest.mark.idle("dead-man's timer", "-1")
 def test_minus_one_switches_it_off_until_the_next_renewal(host: IdleHost) -> None:
     """It says so, and outlives a reboot."""
     told = host.renew(minutes=-1)
@@ -143,6 +150,7 @@ def test_one_busy_minute_begins_the_wait_anew(host: IdleHost) -> None:
     assert host.status()["idle"] == "600"
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_a_gpu_keeps_a_host_whose_cpu_does_nothing(host: IdleHost) -> None:
     """The busiest of several counts; 5 % is idle, 6 % is not."""
     host.cpu = 0
@@ -153,6 +161,7 @@ def test_a_gpu_keeps_a_host_whose_cpu_does_nothing(host: IdleHost) -> None:
     assert host.status()["idle"] == "600"
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_typing_keeps_a_host_and_a_forgotten_terminal_does_not(host: IdleHost) -> None:
     """A person counts for half an hour after each input; a session that is only open for none."""
     now = 2_000_000.0
@@ -343,6 +352,7 @@ def test_a_lease_is_kept_in_memory_where_the_disk_takes_none(host: IdleHost) -> 
     assert not (host.root / "run/flambed/lease").exists()
 
 
+@pytest.mark.idle("dead-man's timer")
 def test_nothing_ends_where_nothing_can_be_written(host: IdleHost) -> None:
     """A host that cannot keep what it saw does not know how long it has been idle."""
     limited = f'trap "" XFSZ; ulimit -f 0; exec "{host.bin}/sh" "{host.timer}" "$@"'

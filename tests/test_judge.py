@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flambed.actions import Case
+from flambed.actions import Case, Protection, Question
 from flambed.aws import AwsError
 from flambed.observed.facts import Judged
 from flambed.steps.judge import judge
@@ -59,6 +59,7 @@ async def test_an_idle_host_is_due_and_a_busy_one_is_not() -> None:
     assert len(cloud.ec2.of("describe_instances")) == 1
 
 
+@pytest.mark.idle("own fakes")
 @virtual
 async def test_our_own_fakes_are_not_its_cpu_and_still_no_proof_of_idleness() -> None:
     """A minute with the real point too is idle; one with the fake alone is not known to be."""
@@ -71,6 +72,7 @@ async def test_our_own_fakes_are_not_its_cpu_and_still_no_proof_of_idleness() ->
     assert (await examined(cloud, case(alone)))[0].finding is Finding.NOT_DUE
 
 
+@pytest.mark.idle("the alarm did not act")
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -89,6 +91,7 @@ async def test_a_host_that_may_be_somebody_elses_is_never_due(changes: dict[str,
     assert why in found.why
 
 
+@pytest.mark.idle("CloudWatch unreachable")
 @virtual
 async def test_without_any_cpu_nothing_is_known() -> None:
     """No data is not idleness."""
@@ -96,6 +99,7 @@ async def test_without_any_cpu_nothing_is_known() -> None:
     assert (await examined(cloud, case(has(cloud, 1, {}))))[0].finding is Finding.UNKNOWN
 
 
+@pytest.mark.idle("window", "basic monitoring")
 @virtual
 async def test_basic_monitoring_and_long_timeouts_are_read_in_their_own_periods() -> None:
     """Five minutes, and hours: an hour's average is what the alarm goes by, too."""
@@ -108,6 +112,7 @@ async def test_basic_monitoring_and_long_timeouts_are_read_in_their_own_periods(
     assert periods == {300, 3600}
 
 
+@pytest.mark.idle("CloudWatch unreachable")
 @virtual
 async def test_what_cannot_be_read_is_an_error_and_no_verdict() -> None:
     """It is tried again, with growing pauses, as any other step."""
@@ -130,3 +135,33 @@ async def test_a_thousand_hosts_of_one_timeout_are_two_readings() -> None:
     await asyncio.sleep(0)
     assert len(found) == 1000
     assert len(cloud.cloudwatch.of("get_metric_data")) == 2
+
+
+@pytest.mark.idle("the alarm did not act", "daemon restarted")
+@virtual
+async def test_a_host_that_has_not_been_asked_lately_is_never_due() -> None:
+    """The service has just come back: its CPU idled, and its GPU may have been busy all the time."""
+    cloud = Cloud()
+    host = has(cloud, 1, IDLE)
+    asked = Question(
+        address="127.0.0.9", host_key="ssh-ed25519 A", username="ubuntu", minutes=60, threshold=0.5, hold_until=None,
+        experiment=False, votes=(), mute=False,
+    )  # fmt: skip
+    protection = Protection(
+        instance=host, minutes=60, threshold=0.5, vote_until=None, seed=False, policy="p", question=asked
+    )
+    may_answer = asyncio.Event()
+
+    async def ask(_question: Question, _hold: float) -> str:
+        await may_answer.wait()
+        return "flambed-probe\ntimer renewed\ngpu none\nterminal none\nexperiment none\nuptime 900\nend\n"
+
+    async with cloud.region(survey_interval=1e9) as region:
+        region.keeper.want(ME, {host: protection}, cloud.heard.take, ask=ask)
+        wanted = cluster(creator=ME[0], name=ME[1])
+        _, [before] = await judge(region, wanted, [case(host)])
+        may_answer.set()
+        await asyncio.sleep(1)
+        _, [after] = await judge(region, wanted, [case(host)])
+    assert (before.finding, after.finding) == (Finding.UNKNOWN, Finding.DUE)
+    assert "has not been asked lately" in before.why

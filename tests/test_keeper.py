@@ -58,6 +58,7 @@ async def opened(cloud: Cloud, **settings: Any) -> AsyncIterator[tuple[Region, K
 # --- the alarm as a value
 
 
+@pytest.mark.idle("window", "AWS/ accepted")
 @pytest.mark.seed("S33")
 @pytest.mark.seed("S35")
 def test_an_alarm_is_put_with_every_setting_named() -> None:
@@ -82,6 +83,7 @@ def test_an_alarm_is_put_with_every_setting_named() -> None:
     }
 
 
+@pytest.mark.idle("AWS/ refused")
 def test_an_alarm_on_our_own_metric_never_fires_because_of_silence() -> None:
     """With the service dead, only a host's own timer ends it there."""
     config = protect.alarm("i-1", region="us-east-1", own_metric=True)
@@ -102,6 +104,7 @@ def test_the_terminate_action_is_of_the_regions_partition(region: str, arn: str)
     assert protect.terminate_action(region) == arn
 
 
+@pytest.mark.idle("window", "basic monitoring")
 @pytest.mark.seed("S36")
 @pytest.mark.parametrize(
     ("minutes", "detailed", "window"),
@@ -140,6 +143,7 @@ def test_ten_fake_points_of_a_hundred_are_the_default() -> None:
     assert [(p["Value"], p["Dimensions"][0]["Value"]) for p in made] == [(100.0, "i-1")] * 10
 
 
+@pytest.mark.idle("votes")
 @pytest.mark.parametrize(
     ("until", "written", "first", "last"),
     [
@@ -157,6 +161,7 @@ def test_a_vote_has_points_from_nine_minutes_before_to_five_ahead(
     assert minutes == [START + MINUTE * number for number in range(first, last + 1)]
 
 
+@pytest.mark.idle("alarm changed or deleted by others")
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -231,6 +236,7 @@ async def test_an_alarm_is_put_without_tags_where_tagging_is_not_permitted() -> 
     assert cloud.heard.kinds() == ["AlarmArmed"]
 
 
+@pytest.mark.idle("arming")
 @virtual
 async def test_a_fresh_id_that_cloudwatch_does_not_know_is_tried_again_quietly() -> None:
     """Its refusal passes within minutes, and nobody is told of it."""
@@ -272,6 +278,7 @@ async def test_a_refusal_that_does_not_pass_is_told_at_once(code: str, reason: R
     assert len(cloud.heard.of(AlarmArmed)) == 1
 
 
+@pytest.mark.idle("arming")
 @virtual
 async def test_a_thousand_alarms_go_at_three_a_second_and_small_clusters_need_not_wait() -> None:
     """CloudWatch's quota is kept to, and clusters take turns."""
@@ -287,6 +294,7 @@ async def test_a_thousand_alarms_go_at_three_a_second_and_small_clusters_need_no
     assert cloud.cloudwatch.of("describe_alarms") == []
 
 
+@pytest.mark.idle("timeout changed on a live cluster")
 @pytest.mark.seed("S34")
 @virtual
 async def test_another_timeout_replaces_the_alarm_without_deleting_it() -> None:
@@ -351,6 +359,7 @@ async def test_alarms_are_deleted_also_where_some_never_were() -> None:
     assert [fact.instance for fact in cloud.heard.of(AlarmRemoved)] == hosts
 
 
+@pytest.mark.idle("alarm changed or deleted by others")
 @pytest.mark.seed("C04")
 @virtual
 async def test_alarms_that_others_changed_or_deleted_are_put_again_at_the_next_survey() -> None:
@@ -375,6 +384,7 @@ async def test_alarms_that_others_changed_or_deleted_are_put_again_at_the_next_s
     assert cloud.cloudwatch.of("put_metric_data") == []  # nobody's clock was started anew
 
 
+@pytest.mark.idle("daemon restarted")
 @virtual
 async def test_after_a_restart_alarms_that_are_right_are_not_put_again() -> None:
     """Comparing a thousand takes ten calls, putting them five minutes."""
@@ -409,6 +419,7 @@ async def test_what_a_cluster_wants_no_more_is_left_as_it_is() -> None:
 # --- votes
 
 
+@pytest.mark.idle("votes", "AWS/ accepted")
 @pytest.mark.seed("C04")
 @virtual
 async def test_a_vote_writes_ten_past_minutes_five_ahead_and_then_one_a_minute() -> None:
@@ -429,6 +440,7 @@ async def test_a_vote_writes_ten_past_minutes_five_ahead_and_then_one_a_minute()
     assert set(points.values()) == {100.0}
 
 
+@pytest.mark.idle("votes")
 @virtual
 async def test_the_votes_of_a_thousand_hosts_of_all_clusters_are_one_call_a_minute() -> None:
     """A call takes a thousand points."""
@@ -442,6 +454,7 @@ async def test_the_votes_of_a_thousand_hosts_of_all_clusters_are_one_call_a_minu
         assert [len(params["MetricData"]) for params in cloud.cloudwatch.of("put_metric_data")[15:]] == [1000]
 
 
+@pytest.mark.idle("-1")
 @virtual
 async def test_a_host_without_an_alarm_or_a_vote_gets_no_points() -> None:
     """Points cost, and nobody would read them."""
@@ -454,6 +467,7 @@ async def test_a_host_without_an_alarm_or_a_vote_gets_no_points() -> None:
     assert cloud.cloudwatch.of("put_metric_data") == []
 
 
+@pytest.mark.idle("CloudWatch unreachable")
 @virtual
 async def test_points_that_could_not_be_written_are_written_later() -> None:
     """The failure is told once, with growing pauses, and no minute of the last ten is left out."""
@@ -470,6 +484,7 @@ async def test_points_that_could_not_be_written_are_written_later() -> None:
 # --- seeding
 
 
+@pytest.mark.idle("adopted, idle for hours")
 @pytest.mark.seed("S37")
 @virtual
 async def test_an_adopted_host_is_armed_only_when_its_fake_points_can_be_read_back() -> None:
@@ -501,6 +516,7 @@ async def test_an_adopted_host_with_the_right_alarm_is_seeded_all_the_same() -> 
     assert cloud.heard.kinds() == ["PointsSeeded", "AlarmArmed"]
 
 
+@pytest.mark.idle("clock skew")
 @pytest.mark.parametrize("refused", [False, True])
 @virtual
 async def test_points_that_were_written_by_a_wrong_clock_hold_up_none_of_the_right_ones(refused: bool) -> None:
@@ -538,6 +554,7 @@ async def test_one_host_that_ec2_does_not_know_holds_up_none_of_the_others() -> 
     assert [fact.instance for fact in cloud.heard.of(AlarmArmed)] == [HOST]
 
 
+@pytest.mark.idle("daemon restarted")
 @virtual
 async def test_a_policy_is_seeded_once() -> None:
     """Neither another vote nor a restart starts an idle host's clock anew."""
@@ -555,6 +572,7 @@ async def test_a_policy_is_seeded_once() -> None:
     assert len(cloud.heard.of(PointsSeeded)) == 1
 
 
+@pytest.mark.idle("timeout changed on a live cluster")
 @virtual
 async def test_a_changed_timeout_on_a_live_host_is_seeded_before_the_new_alarm() -> None:
     """The clock starts anew; the old alarm stands until then."""
@@ -582,6 +600,7 @@ async def test_points_that_never_become_visible_are_told() -> None:
     assert (lacking.code, lacking.reason) == ("PointsNotVisible", Reason.TIMED_OUT)
 
 
+@pytest.mark.idle("basic monitoring")
 @virtual
 async def test_without_the_permission_to_monitor_alarms_count_fives_of_minutes() -> None:
     """Basic monitoring has a point every five minutes."""
@@ -597,6 +616,7 @@ async def test_without_the_permission_to_monitor_alarms_count_fives_of_minutes()
 # --- where CloudWatch refuses points under AWS/
 
 
+@pytest.mark.idle("AWS/ refused", "change of mode")
 @virtual
 async def test_the_first_refusal_moves_everything_to_our_own_metric() -> None:
     """New points first, and then the alarm, under the same name; the refusal is told once and remembered."""
@@ -621,6 +641,7 @@ async def test_the_first_refusal_moves_everything_to_our_own_metric() -> None:
     assert memory == {"namespace AWS/EC2 123456789012 us-east-1": "refused"}
 
 
+@pytest.mark.idle("AWS/ refused")
 @virtual
 async def test_a_refusal_is_remembered_after_a_restart() -> None:
     """The first alarm is right at once, and no point is tried in vain."""
@@ -633,6 +654,7 @@ async def test_a_refusal_is_remembered_after_a_restart() -> None:
     assert {params["Namespace"] for params in cloud.cloudwatch.of("put_metric_data")} == {"Flambed/EC2"}
 
 
+@pytest.mark.idle("AWS/ refused")
 @virtual
 async def test_our_own_metric_has_the_real_cpu_or_the_vote_each_minute() -> None:
     """One merged point; where nothing is known of a minute there is none, which counts as use."""
@@ -646,12 +668,13 @@ async def test_our_own_metric_has_the_real_cpu_or_the_vote_each_minute() -> None
         keeper.want(ME, {**table([idle, unknown]), voted: wanted(voted, vote_until=math.inf)}, cloud.heard.take)
         await asyncio.sleep(601)
     own = {host: cloud.cloudwatch.written(host, "Flambed/EC2") for host in (idle, voted, unknown)}
-    minutes = [START + MINUTE * n for n in range(11)]
-    assert own[idle] == dict.fromkeys(minutes, 0.25)
+    minutes = [START + MINUTE * n for n in range(-9, 11)]
+    assert own[idle] == dict.fromkeys(minutes[9:], 0.25)
     assert own[voted] == dict.fromkeys(minutes, 100.0)
     assert own[unknown] == {}
 
 
+@pytest.mark.idle("AWS/ refused")
 @virtual
 async def test_a_vote_that_begins_counts_at_once_in_our_own_metric() -> None:
     """The minute that was already told to be idle is told to be in use as well, which holds its average up."""
@@ -667,6 +690,7 @@ async def test_a_vote_that_begins_counts_at_once_in_our_own_metric() -> None:
     assert cloud.cloudwatch.points["Flambed/EC2", HOST][START + 5 * MINUTE] == [0.25, 100.0]
 
 
+@pytest.mark.idle("AWS/ refused")
 @virtual
 async def test_a_changed_timeout_is_seeded_in_our_own_metric_too() -> None:
     """The minutes that hold the real CPU are written over: else no fake point would ever be read back."""
@@ -683,6 +707,7 @@ async def test_a_changed_timeout_is_seeded_in_our_own_metric_too() -> None:
     assert cloud.heard.kinds() == ["PointsSeeded", "AlarmArmed"]
 
 
+@pytest.mark.idle("AWS/ refused", "daemon restarted")
 @virtual
 async def test_gaps_of_our_own_metric_are_filled_after_a_restart() -> None:
     """While the service was away the real CPU went on, and an idle host is not given its whole timeout again."""
@@ -735,6 +760,7 @@ async def test_a_burst_between_two_readings_moves_the_last_busy_minute() -> None
     assert cloud.heard.of(BecameBusy) == []
 
 
+@pytest.mark.idle("own fakes")
 @virtual
 async def test_our_own_fake_points_do_not_count_as_busy() -> None:
     """The least sample of a minute is the real one, and a minute that has only ours is not judged."""
@@ -748,6 +774,7 @@ async def test_our_own_fake_points_do_not_count_as_busy() -> None:
     assert len(cloud.heard.of(BecameIdle)) == 1
 
 
+@pytest.mark.idle("own fakes")
 @virtual
 async def test_a_minute_whose_real_cpu_comes_late_is_not_judged_by_our_point() -> None:
     """CloudWatch shows a metric some minutes after; until then a voted minute has only our own point."""
@@ -782,6 +809,7 @@ async def test_a_thousand_hosts_are_read_five_hundred_a_call_every_five_minutes(
     assert len(cloud.cloudwatch.of("get_metric_data")) == 10
 
 
+@pytest.mark.idle("CloudWatch unreachable")
 @virtual
 async def test_a_cpu_that_cannot_be_read_is_not_idle_and_is_warned_of_at_half_the_window() -> None:
     """No data is no verdict; what was missed is read later."""
@@ -799,3 +827,26 @@ async def test_a_cpu_that_cannot_be_read_is_not_idle_and_is_warned_of_at_half_th
         assert [fields["instance"] for fields in warned] == [HOST]
         await asyncio.sleep(60 * MINUTE)
     assert [fact.since for fact in cloud.heard.of(BecameIdle)] == [START + 20 * MINUTE]
+
+
+# --- an alarm that is in ALARM already
+
+
+@pytest.mark.idle("alarm already in ALARM")
+@pytest.mark.parametrize("vote_until", [None, math.inf])
+@virtual
+async def test_an_alarm_that_is_in_alarm_is_neither_put_anew_nor_set_by_hand(vote_until: float | None) -> None:
+    """With a vote it has points, after which CloudWatch itself says OK; without one it is left as it is."""
+    cloud = Cloud()
+    config = protect.alarm(HOST, 60, 0.5, region="us-east-1")
+    cloud.cloudwatch.alarms[alarm_name(HOST)] = {**config, "StateValue": "ALARM"}
+    async with cloud.region(survey_interval=300) as region:
+        region.subscribe(ME, cloud.heard.take)
+        region.keeper.want(ME, table(vote_until=vote_until), cloud.heard.take)
+        await asyncio.sleep(10 * MINUTE)
+    changed = {name for name, _ in cloud.cloudwatch.calls if not name.startswith(("describe_", "get_"))}
+    # A host in use is armed at once, whatever there is: the same configuration again keeps the alarm's state.
+    assert changed == (set() if vote_until is None else {"put_metric_alarm", "put_metric_data"})
+    assert bool(cloud.cloudwatch.written(HOST)) is (vote_until is not None)
+    assert cloud.heard.of(AlarmLacking) == []
+    assert len(cloud.cloudwatch.of("put_metric_alarm")) <= 1

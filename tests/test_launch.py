@@ -245,6 +245,7 @@ def test_dedicated_hosts_have_dedicated_tenancy() -> None:
     assert params["Placement"] == {"Tenancy": "dedicated"}
 
 
+@pytest.mark.idle("window", "dead-man's timer", "-1")
 @pytest.mark.parametrize(
     ("hours", "monitored", "behaviour"),
     [(-1, False, "stop"), (0, True, "terminate"), (24, True, "terminate"), (25, False, "terminate")],

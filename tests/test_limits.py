@@ -108,7 +108,7 @@ def admission(region: Region, said: Mapping[str, Limit], *worlds: World) -> tupl
         assert world.desired is not None
         directory.add(member(region, world))
     nothing = cast("Any", None)
-    return Admission(Rules(), nothing, nothing, nothing, directory=directory, limits=said), directory
+    return Admission(Rules, nothing, nothing, nothing, directory=directory, limits=lambda: said), directory
 
 
 def member(region: Region, world: World) -> Member:

@@ -133,7 +133,7 @@ def test_the_page_has_what_an_operator_must_be_woken_for() -> None:
     events = {event for named, _ in alerts() for event in named}
     assert events >= {
         "instance.termination_overdue", "orphan.found", "protection.lacking", "launch.rolled_back",
-        "journal.read_only", "service.started",
+        "journal.read_only", "service.ended_badly",
     }  # fmt: skip
     assert len(alerts()) == len(re.findall(r"^\| [a-z].*` \|$", MONITORING.partition("## Wake")[2], re.MULTILINE))
 

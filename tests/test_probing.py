@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ import pytest
 from flambed.actions import Protection, Question
 from flambed.errors import Reason, StepError
 from flambed.keeper import Keeper
-from flambed.observed.facts import HostHeard, HostMute, TimerSeen, VoteBegan, VoteEnded
+from flambed.observed.facts import Fact, HostHeard, HostMute, TimerSeen, VoteBegan, VoteEnded
+from flambed.steps import protect
+from flambed.steps.protect import alarm_name
 from tests.fakes import ME, Cloud, ids
-from tests.virtualtime import virtual
+from tests.virtualtime import START, virtual
 
 HOST = ids([1])[0]
 MINUTE = 60.0
@@ -78,6 +82,7 @@ async def test_a_host_is_asked_every_five_minutes_and_says_nothing_new_each_time
     assert edges(cloud) == []
 
 
+@pytest.mark.idle("votes")
 @virtual
 async def test_a_busy_gpu_is_a_vote_from_the_probe_that_sees_it_to_the_one_that_does_not() -> None:
     """Above the setting, and not at it."""
@@ -91,6 +96,7 @@ async def test_a_busy_gpu_is_a_vote_from_the_probe_that_sees_it_to_the_one_that_
     assert ended - began == pytest.approx(10 * MINUTE, abs=2)
 
 
+@pytest.mark.idle("votes")
 @virtual
 async def test_somebody_at_a_terminal_is_a_vote_for_half_an_hour_from_the_last_input() -> None:
     """A terminal without input, as a forgotten tmux, is none."""
@@ -122,6 +128,7 @@ async def test_the_experiment_is_a_vote_while_its_process_runs() -> None:
     assert edges(cloud) == [("VoteBegan", "experiment"), ("VoteEnded", "experiment")]
 
 
+@pytest.mark.idle("votes", "host mute and no CPU data")
 @virtual
 async def test_a_probe_that_fails_proves_nothing_and_keeps_a_vote_for_fifteen_minutes_at_most() -> None:
     """Neither use nor idleness; after that the host counts as mute, and is told as such once."""
@@ -170,6 +177,7 @@ async def test_what_a_host_cannot_tell_keeps_what_was_known_for_its_lease() -> N
     assert cloud.heard.of(HostMute) == []
 
 
+@pytest.mark.idle("votes", "daemon restarted")
 @virtual
 async def test_a_service_that_restarts_again_and_again_does_not_prolong_a_vote() -> None:
     """The lease is kept across restarts: a host that nobody reaches is not immortal."""
@@ -188,6 +196,7 @@ async def test_a_service_that_restarts_again_and_again_does_not_prolong_a_vote()
     assert memory == {}
 
 
+@pytest.mark.idle("dead-man's timer", "timeout changed on a live cluster")
 @virtual
 async def test_a_new_timeout_and_a_hold_are_told_to_the_timer_at_once() -> None:
     """Not at the next probe: until then it would end the host by the old ones."""
@@ -221,3 +230,79 @@ async def test_a_host_that_cannot_be_asked_is_left_alone() -> None:
 
 def _fields(protection: Protection) -> dict[str, Any]:
     return {name: getattr(protection, name) for name in protection.__dataclass_fields__}
+
+
+# --- where CloudWatch refuses points under AWS/: what was missed while the service was away
+
+
+def away_for_hours() -> Cloud:
+    """Return a region in which a host idled by its CPU for two hours, of which the last one has no point of ours."""
+    cloud = Cloud()
+    cloud.cloudwatch.refuses_aws = True
+    cloud.cloudwatch.alarms[alarm_name(HOST)] = protect.alarm(HOST, 60, 0.5, region="us-east-1", own_metric=True)
+    for minute in range(-120, 60):
+        cloud.cloudwatch.cpu(HOST, START + minute * MINUTE, 0.2)
+    for minute in range(-120, -60):
+        cloud.cloudwatch.points[protect.OWN_NAMESPACE, HOST][START + minute * MINUTE].append(0.2)
+    return cloud
+
+
+@asynccontextmanager
+async def back(cloud: Cloud, hosts: Hosts) -> AsyncIterator[Keeper]:
+    """The service is back, and gives the host the votes that it finds, as a cluster does."""
+    memory = {"namespace AWS/EC2 123456789012 us-east-1": "refused"}
+    async with cloud.region(survey_interval=1e9, memory=memory) as region:
+
+        def take(fact: Fact) -> None:
+            cloud.heard.take(fact)
+            if isinstance(fact, VoteBegan):
+                region.keeper.want(ME, {HOST: replace(wanted()[HOST], vote_until=math.inf)}, take, ask=hosts.ask)
+
+        region.subscribe(ME, take)
+        region.keeper.want(ME, wanted(), take, ask=hosts.ask)
+        yield region.keeper
+
+
+@pytest.mark.idle("AWS/ refused", "daemon restarted")
+@pytest.mark.parametrize("use", [{"gpu": "97"}, {"terminal": "5"}])
+@virtual
+async def test_a_host_in_use_is_never_told_to_have_been_idle_while_the_service_was_away(use: dict[str, str]) -> None:
+    """Its vote lapsed meanwhile: an hour of idle CPU, written at once, would end it before anybody asked it."""
+    cloud, hosts = away_for_hours(), Hosts()
+    hosts.answers |= use
+
+    async def slow(question: Question, hold: float) -> str:
+        await asyncio.sleep(4 * MINUTE)
+        return await Hosts.ask(hosts, question, hold)
+
+    hosts.ask = slow  # type: ignore[method-assign]
+    async with back(cloud, hosts):
+        await asyncio.sleep(30 * MINUTE)
+    written = cloud.cloudwatch.written(HOST, protect.OWN_NAMESPACE)
+    assert set(written.values()) == {100.0}
+    assert min(written) == START + (4 - protect.BACK) * MINUTE, "those of a vote that begins, and no earlier ones"
+
+
+@pytest.mark.idle("AWS/ refused", "daemon restarted")
+@virtual
+async def test_an_idle_hosts_missed_minutes_are_filled_once_it_has_been_asked() -> None:
+    """It is not given its whole timeout again."""
+    cloud, hosts = away_for_hours(), Hosts()
+    async with back(cloud, hosts):
+        await asyncio.sleep(4 * MINUTE)
+    written = cloud.cloudwatch.written(HOST, protect.OWN_NAMESPACE)
+    assert sorted(written) == [START + MINUTE * number for number in range(-60, 5)]
+    assert set(written.values()) == {0.2}
+
+
+@pytest.mark.idle("AWS/ refused", "host mute and no CPU data")
+@virtual
+async def test_a_host_that_nobody_can_ask_is_told_to_be_idle_only_when_it_counts_as_mute() -> None:
+    """For a quarter of an hour it may be in use; then its CPU is all there is."""
+    cloud, hosts = away_for_hours(), Hosts()
+    hosts.broken = StepError(Reason.CONNECTION_LOST, "TimeoutError", "no answer")
+    async with back(cloud, hosts):
+        await asyncio.sleep(14 * MINUTE)
+        assert cloud.cloudwatch.written(HOST, protect.OWN_NAMESPACE) == {}
+        await asyncio.sleep(6 * MINUTE)
+    assert min(cloud.cloudwatch.written(HOST, protect.OWN_NAMESPACE)) == START - 60 * MINUTE

@@ -285,6 +285,7 @@ def test_up_before_the_look_that_finds_it_takes_the_cluster_on_all_the_same() ->
     assert [line for line in lines if line.startswith(("launch", "prepare"))] == ["prepare Factory"], "one is missing"
 
 
+@pytest.mark.idle("adopted, idle for hours")
 def test_alarms_of_found_hosts_begin_with_points() -> None:
     """They may have idled for long, unseen: an alarm put at once would end them at once."""
     story = found_again(host_key=KEY)

@@ -138,6 +138,7 @@ async def test_a_termination_overtakes_launches_that_wait() -> None:
     assert cloud.ec2.terminated == [HOST]
 
 
+@pytest.mark.idle("clock skew")
 @virtual
 async def test_the_difference_to_the_clock_of_aws_is_learned_from_its_answers() -> None:
     """Points are stamped with AWS's time; a difference within a second's rounding is none."""

@@ -39,6 +39,7 @@ def test_a_host_that_idled_for_its_timeout_is_due() -> None:
     assert (found.finding, found.reasons) == (Finding.DUE, ("idle for 60 minutes",))
 
 
+@pytest.mark.idle("the alarm did not act", "clock skew")
 @pytest.mark.parametrize(
     ("changes", "finding", "why"),
     [
@@ -68,6 +69,7 @@ def test_what_speaks_against_it_is_told(changes: dict[str, Any], finding: Findin
     assert (found.finding, found.reasons) == (finding, (why,))
 
 
+@pytest.mark.idle("host mute and no CPU data")
 def test_a_host_that_is_mute_in_every_way_is_due_after_a_day() -> None:
     """No CPU, no answer over SSH for 24 hours: it is impaired, and bills."""
     mute = {"samples": [], "mute_since": NOW - 25 * HOUR, "idle_from": NOW - 30 * HOUR}
@@ -76,6 +78,7 @@ def test_a_host_that_is_mute_in_every_way_is_due_after_a_day() -> None:
     assert judge(evidence(**mute | {"samples": idle(5)}), NOW).finding is Finding.UNKNOWN, "it reports some CPU"
 
 
+@pytest.mark.idle("basic monitoring")
 def test_five_minute_samples_stand_for_five_minutes() -> None:
     """Where there is no more than basic monitoring, twelve of them are an hour."""
     samples = [(NOW - 300.0 * back, 0.1) for back in range(1, 13)]
@@ -94,6 +97,7 @@ SAMPLES = st.lists(st.tuples(st.integers(0, 180), st.floats(0, 100)), max_size=2
 )
 
 
+@pytest.mark.idle("the alarm did not act")
 @given(
     samples=SAMPLES, minutes=st.integers(5, 180), idle_for=st.integers(0, 300), threshold=st.sampled_from([0.5, 4.0])
 )

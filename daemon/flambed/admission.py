@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from flambed import desired, limits, recovery, ssh
@@ -30,25 +30,29 @@ class Admission:
 
     def __init__(
         self,
-        access: Rules,
+        access: Callable[[], Rules],
         journal: Journal,
         keys: KeyStore,
         custodian: Custodian,
         *,
         directory: Directory,
-        limits: Mapping[str, Limit],
+        limits: Callable[[], Mapping[str, Limit]],
     ) -> None:
-        """Prepare it: who may do what, who used which creator first, which login keys are kept, what is ours.
+        """Prepare it: who may do what at that time, who used which creator first, which login keys are kept, what is ours.
 
-        `directory` has all clusters, and `limits` how much of AWS each user may have.
+        `directory` has all clusters, and `limits` how much of AWS each user may have, at that time.
         """
         self._directory = directory
         self._limits = limits
         self._counting: dict[int, asyncio.Lock] = {}  # by the owner whose machines are counted
-        self._access = access
+        self._rules = access
         self._journal = journal
         self._keys = keys
         self._custodian = custodian
+
+    @property
+    def _access(self) -> Rules:
+        return self._rules()
 
     def read(self, caller: Caller, document: str, ref: str, overrides: Sequence[str]) -> Cluster:
         """Return what a document describes.
@@ -123,7 +127,8 @@ class Admission:
             ClusterConfigurationError: there is no such instance type, so that its vCPUs cannot be counted.
             AwsError: they could not be looked up.
         """
-        line = limits.line_of(caller, self._limits, admin=self._access.is_admin(caller))
+        said = self._limits()
+        line = limits.line_of(caller, said, admin=self._access.is_admin(caller))
         if line is None:
             yield
             return
@@ -132,7 +137,7 @@ class Admission:
             others = [m for m in self._directory if m.world.owner == owner and m is not member]
             mine = limits.asked(wanted, region.name, member.world if member is not None else None, shrink=shrink)
             machines = limits.total([mine, *(limits.machines(m.world) for m in others)])
-            limit = self._limits[line]
+            limit = said[line]
             vcpus: Mapping[tuple[str, str], int] = {}
             if limit.vcpus is not None:
                 vcpus = await _vcpus(machines, {region.name: region, **{m.world.region: m.region for m in others}})

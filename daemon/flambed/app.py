@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from typing import Final
 
-from flambed import __version__, access, daemonid, desired, journaltool, log, settings
+from flambed import __version__, daemonid, desired, journaltool, log, settings, systemd
 from flambed.aws import Aws
 from flambed.clock import Clock
-from flambed.control import Control
+from flambed.control import Control, SocketError
 from flambed.errors import ClusterConfigurationError, FlambedError
 from flambed.fleet import MADE_ANEW, Fleet
 from flambed.hands import Bench
@@ -25,19 +28,37 @@ from flambed.knownregions import KnownRegions
 from flambed.outputs import Outputs
 from flambed.service import Service
 from flambed.settings import Settings
+from flambed.supervision import Supervised
+from flambed.systemd import Manager
 from flambed.tasks import end, supervise
 
+LAST_END: Final = "last-end"
+"""The file of the state folder in which the unit's ExecStopPost= says how the service ended."""
 
-async def serve(config: Settings, source: Path | None) -> None:
-    """Run the service until it is told to stop."""
+
+async def serve(config: Settings, source: Path | None, read: Callable[[], Settings]) -> None:
+    """Run the service until it is told to stop.
+
+    Args:
+        config: the settings.
+        source: the file that they come from.
+        read: reads them again, at a SIGHUP.
+    """
+    manager = Manager(os.environ)
+    systemd.use_credentials(os.environ)
     emit = log.configure(config.log.format, config.log.level)
     emit.emit("service.configured", source=str(source) if source else None, settings=settings.flat(config))
     state = settings.state_path(config, os.environ)
-    socket = settings.socket_path(config, os.environ, os.geteuid())
+    if (result := systemd.earlier_end(state / LAST_END)) is not None:
+        emit.emit("service.ended_badly", result=result)
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as open_:
+        if manager.watchdog is not None:
+            _run(open_, partial(manager.feed, manager.watchdog), emit, "watchdog")
+        manager.status("reading the journal")
         kept = daemonid.read(state)
         journal = Journal.open(state / "journal.sqlite", daemon_id=kept[0] if kept else None)
         open_.push_async_callback(journal.close)
@@ -61,21 +82,44 @@ async def serve(config: Settings, source: Path | None) -> None:
         open_.push_async_callback(fleet.close)
         await fleet.start()
         service = Service(fleet, bench=bench, journal=journal, clock=fleet.clock)
-        rules = access.Rules(config.admin_group, config.creators)
-        control = Control(service, rules=rules, emit=emit.emit)
-        await control.start(socket)
+        control = Control(service, rules=bench.access, emit=emit.emit)
         open_.push_async_callback(control.close)
-        forgetting = asyncio.create_task(
-            supervise(
-                fleet.run, lambda error, _: emit.emit("loop.crashed", error=f"forgetting: {error!r}", traceback=error)
-            ),
-            name="forgetting",
+        await control.start(_where(manager, config))
+        supervised = Supervised(
+            manager, bench=bench, fleet=fleet, journal=journal, control=control, log=emit, read=read
         )
-        open_.push_async_callback(end, forgetting)
+        _run(open_, fleet.run, emit, "forgetting")
         emit.emit("service.started", version=__version__, state_dir=str(state))
+        manager.ready(supervised.status)
+        _run(open_, supervised.tell, emit, "status")
+        # Where there is a terminal, a hang-up means that it is gone, and a service that nobody sees any more should end.
+        loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdin.isatty() else supervised.reload)
         await stop.wait()
         emit.emit("service.stopping", why="signal")
+        manager.stopping("stopping: what is under way is awaited, clusters go on")
     emit.emit("service.stopped")
+
+
+def _run(until: AsyncExitStack, work: Callable[[], Awaitable[None]], emit: log.Log, name: str) -> None:
+    """Run what should never end, until a stack is left."""
+
+    def crashed(error: BaseException, _pause: float) -> None:
+        emit.emit("loop.crashed", error=f"{name}: {error!r}", traceback=error)
+
+    until.push_async_callback(end, asyncio.create_task(supervise(work, crashed), name=name))
+
+
+def _where(manager: Manager, config: Settings) -> Path | int:
+    """Return where the control socket is: the descriptor that systemd passed on, else a path.
+
+    Raises:
+        SocketError: systemd passed on several.
+    """
+    if len(manager.descriptors) > 1:
+        raise SocketError(
+            f"systemd passed on {len(manager.descriptors)} sockets: flambed.socket needs one ListenStream"
+        )
+    return manager.descriptors[0] if manager.descriptors else settings.socket_path(config, os.environ, os.geteuid())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,8 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "journal":
             return journaltool.main(options)
-        config = settings.load(options.config, os.environ, socket=options.socket, state_dir=options.state_dir)
-        asyncio.run(serve(config, settings.file_of(options.config, os.environ)))
+        read = partial(settings.load, options.config, os.environ, socket=options.socket, state_dir=options.state_dir)
+        config = read()
+        faulthandler.enable()  # systemd's watchdog sends SIGABRT: the log tells where the loop is stuck
+        asyncio.run(serve(config, settings.file_of(options.config, os.environ), read))
     except ClusterConfigurationError as error:
         print(f"flambed: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         return 2

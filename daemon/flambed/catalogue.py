@@ -431,6 +431,23 @@ _KINDS: Final = (
         {"source": text("the settings file; null: built-in defaults", optional=True),
          "settings": named_texts("each setting by its dotted name")},
     ),
+    EventKind(
+        "service.ended_badly", "warning",
+        "The service had ended by itself before this start, as systemd tells: watchdog means that its loop was stuck, and where "
+        "it was stuck stands in the system's journal just before.",
+        {"result": text("systemd's word: watchdog, core-dump, signal, exit-code, timeout, oom-kill")},
+    ),
+    EventKind(
+        "service.reloaded", "info", "The settings were read again.",
+        {
+            "changed": named_texts("what applies from now on: the setting, and its old and its new value"),
+            "restart": texts("settings that were changed and apply only after a restart"),
+        },
+    ),
+    EventKind(
+        "service.reload_refused", "error", "The settings were read again and are wrong: the old ones go on to apply.",
+        {"message": _MESSAGE},
+    ),
     EventKind("service.stopping", "info", "The service was asked to stop; clusters go on.", {"why": text("who asked")}),
     EventKind("service.stopped", "info", "The service ended in order."),
     EventKind("control.listening", "info", "The control socket is open.", {"path": text("where it is")}),

@@ -87,11 +87,12 @@ class Member:
         work = supervise(self.loop.run, self._loop_crashed)
         self._task = asyncio.create_task(work, name=f"cluster {'/'.join(self.identity)}")
 
-    async def close(self) -> None:
-        """Stop turning; the cluster itself goes on."""
+    async def close(self, drain: float = 0.0) -> None:
+        """Stop turning, and await calls to AWS that are under way for so many seconds; the cluster itself goes on."""
+        self.loop.stop()
         if self._task is not None:
             await end(self._task)
-        self.loop.close()
+        await self.loop.drain(drain)
         self.region.unsubscribe(self.identity)
 
     def changes(self) -> asyncio.Event:

@@ -40,6 +40,9 @@ MADE_ANEW = "made anew"
 FORGET_EVERY = 3600.0
 """Seconds between two looks for clusters that have been gone for long enough to be forgotten."""
 
+DRAIN_SECONDS = 15.0
+"""For calls to AWS under way when the service stops: a part of the unit's TimeoutStopSec=."""
+
 
 class Fleet:
     """All clusters of this machine.
@@ -68,9 +71,8 @@ class Fleet:
         self._journal = journal
         self.clock = clock
         self._log = log
-        self._settings = bench.settings
         self._known_regions = known_regions
-        self.account = Account(bench.memory, named=self._settings.aws_account, emit=log.emit)
+        self.account = Account(bench.memory, named=bench.settings.aws_account, emit=log.emit)
         self.daemon = bench.daemon
         self.daemons = frozenset({bench.daemon, *bench.predecessors})
         self._locks: dict[Identity, asyncio.Lock] = {}
@@ -84,6 +86,10 @@ class Fleet:
         self._changed = asyncio.Event()
         journal.health.watch(self._journal_told)
         journal.tell_lost = self._journal_lost
+
+    @property
+    def _settings(self) -> Settings:
+        return self._bench.settings
 
     async def start(self) -> None:
         """Read the journal back, and go on with every cluster where it was.
@@ -124,8 +130,8 @@ class Fleet:
                 await self._tidy()
 
     async def close(self) -> None:
-        """Let go of everything; clusters go on without us."""
-        await asyncio.gather(*(member.close() for member in self.directory))
+        """Let go of everything, once calls to AWS that are under way are answered; clusters go on without us."""
+        await asyncio.gather(*(member.close(DRAIN_SECONDS) for member in self.directory))
         await asyncio.gather(*(region.close() for region in self.regions.values()))
 
     async def region(self, name: str | None = None) -> Region:
@@ -305,6 +311,7 @@ class Fleet:
             self._log.emit("journal.writable")
         for member in self.directory:
             member.notify()
+        self._change()
 
     def _journal_lost(self, lost: Mapping[str, Counter[str]]) -> None:
         """Say what was not written down when the service ended."""

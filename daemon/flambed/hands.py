@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
-from flambed import userdata
+from flambed import access, userdata
 from flambed.actions import (
     Action,
     CleanUp,
@@ -64,17 +64,22 @@ INFORM_DEADLINE = 60.0
 """Seconds in which a ready host has to be reached to be told of a change."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bench:
     """What all clusters of the service share, whatever their region."""
 
-    settings: Settings
+    settings: Settings  # replaced by a reload: to be read where they are used
     daemon: str  # the id of this service
     memory: MutableMapping[str, str]  # what the regions' keepers know after a restart
     keys: KeyStore
     outputs: Outputs
     ssh_slots: asyncio.Semaphore  # how many hosts are connected to at the same time
     predecessors: frozenset[str] = frozenset()  # the ids of services whose clusters this one takes over
+
+    @property
+    def access(self) -> access.Rules:
+        """Who may do what."""
+        return access.Rules(self.settings.admin_group, self.settings.creators)
 
     @property
     def daemons(self) -> frozenset[str]:

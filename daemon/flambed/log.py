@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from flambed import journald
 from flambed.catalogue import CATALOGUE, event_of, ids_of
 from flambed.eventkind import EventKind, Level, Shape, rfc3339
 from flambed.journal import AuditLine, Entry
@@ -42,6 +43,17 @@ COMMON: Final[Mapping[str, tuple[Mapping[str, object], str]]] = {
 _LEVELS: Final = logging.getLevelNamesMapping()
 
 
+class Threshold:
+    """The least level that is written. A log and all that are bound from it share one, so it can change while they live."""
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+
+    def passes(self, level: Level) -> bool:
+        """Return whether a line of this level is written."""
+        return _LEVELS[level.upper()] >= _LEVELS[self.level.upper()]
+
+
 class Log:
     """Writes events. `bind` gives one that knows what it is about.
 
@@ -53,9 +65,16 @@ class Log:
         counts: how often each event came, whatever level is written; shared with all that are bound to it.
     """
 
-    def __init__(self, logger: FilteringBoundLogger | None = None, *, strict: bool = True) -> None:
+    def __init__(
+        self,
+        logger: FilteringBoundLogger | None = None,
+        *,
+        strict: bool = True,
+        threshold: Threshold | None = None,
+    ) -> None:
         self._logger: FilteringBoundLogger = structlog.get_logger() if logger is None else logger
         self._strict = strict
+        self._threshold = Threshold("debug") if threshold is None else threshold
         self._bound: dict[str, str | int | None] = {}
         self.counts: Counter[str] = Counter()
 
@@ -68,7 +87,7 @@ class Log:
         cause: int | None = None,
     ) -> Log:
         """Return a log whose events are about these, unless they say otherwise."""
-        log = Log(self._logger, strict=self._strict)
+        log = Log(self._logger, strict=self._strict, threshold=self._threshold)
         log.counts = self.counts
         log._bound = self._bound | _given(cluster=cluster, instance=instance, action=action, cause=cause)
         return log
@@ -95,12 +114,16 @@ class Log:
             self._note(event, ["the event is not declared"], ids)
             return
         self.counts[event] += 1
-        if not self._strict and not self._logger.is_enabled_for(_LEVELS[kind.level.upper()]):
+        if not self._strict and not self._threshold.passes(kind.level):
             return
         cleaned, problems = kind.clean(fields)
         if problems:
             self._note(event, problems, ids)
         self._write(_line(kind, cleaned, time.time(), ids))
+
+    def set_level(self, level: Level) -> None:
+        """Write what has at least this level, from now on; so do all logs that come of this one."""
+        self._threshold.level = level
 
     def tell(self, entry: Entry) -> None:
         """Write the event of a journaled fact."""
@@ -116,7 +139,8 @@ class Log:
         self._write(_line(kind, kind.clean({"of": event, "problems": problems})[0], time.time(), ids))
 
     def _write(self, line: dict[str, Any]) -> None:
-        getattr(self._logger, line["level"])(**line)
+        if self._threshold.passes(line["level"]):
+            getattr(self._logger, line["level"])(**line)
 
 
 def _given(**ids: str | int | None) -> dict[str, str | int | None]:
@@ -164,7 +188,8 @@ def configure(
     """Set structlog up, send the warnings of libraries the same way, and return the service's log.
 
     Args:
-        format: None: `console` where `stream` is a terminal, else `json`.
+        format: None: `console` where `stream` is a terminal, else `json`; that goes with its fields to systemd's journal
+            where `stream` leads there.
         level: what is less than that is not written.
         stream: None: stdout.
         strict: raise for what the catalogue does not declare.
@@ -172,13 +197,15 @@ def configure(
     stream = sys.stdout if stream is None else stream
     is_terminal = stream.isatty()
     render = _console(colors=is_terminal) if format == "console" or (format is None and is_terminal) else _json
+    to_journal = render is _json and journald.takes(stream, os.environ)
+    lines: _Lines = _Entries(stream, journald.Sender()) if to_journal else _Lines(stream)
     structlog.configure(
-        processors=render,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.upper()]),
-        logger_factory=lambda *_: _Lines(stream),
+        processors=_entries if to_journal else render,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
-    log = Log(structlog.get_logger().bind(), strict=strict)
+    log = Log(structlog.get_logger().bind(), strict=strict, threshold=Threshold(level))
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)] + [_Forward(log)]
     root.setLevel(logging.WARNING)
@@ -190,6 +217,16 @@ def _in_order(_logger: object, _method: str, line: MutableMapping[str, Any]) -> 
 
 
 _json: Final[list[Any]] = [_in_order, structlog.processors.JSONRenderer()]
+
+
+def _with_fields(
+    _logger: object, _method: str, line: MutableMapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Render a line as JSON, and hand its fields on beside."""
+    return (structlog.processors.JSONRenderer()(_logger, _method, dict(line)), line), {}
+
+
+_entries: Final[list[Any]] = [_in_order, _with_fields]
 
 
 def _console(*, colors: bool) -> list[Any]:
@@ -238,6 +275,22 @@ class _Lines:
             self._stream.flush()
 
     debug = info = warning = error = write
+
+
+class _Entries(_Lines):
+    """Writes lines to systemd's journal, and to a stream what that does not take."""
+
+    def __init__(self, stream: TextIO, sender: journald.Sender) -> None:
+        super().__init__(stream)
+        self._sender = sender
+
+    def entry(self, text: str, line: Mapping[str, Any]) -> None:
+        try:
+            self._sender.send(text, line)
+        except OSError:
+            self.write(text)
+
+    debug = info = warning = error = entry  # type: ignore[assignment]
 
 
 class _Forward(logging.Handler):

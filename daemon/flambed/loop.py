@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from flambed.actions import Action, Inform, Launch, LearnHostKey, Protection, SetUp
 from flambed.errors import ClusterError, Reason, StepError
@@ -26,6 +26,8 @@ from flambed.plan import Decision, Rules, decide
 REST = 0.05
 """Seconds between two decisions at least: many facts, one decision."""
 
+ON_HOSTS: Final = (SetUp, Inform, LearnHostKey)
+"""Actions that wait for one host, and can be left at any time."""
 
 _CLOSED = "the cluster is not looked after any more: ask again"
 
@@ -133,12 +135,30 @@ class ClusterLoop:
         self._wake.set()
         await taken
 
-    def close(self) -> None:
-        """Take nothing any more, now that it does not turn: nobody is left waiting."""
+    def stop(self) -> None:
+        """Begin nothing any more, and leave the hosts alone, which go on by themselves; `run` is to be cancelled next."""
+        self._ending = True
+        for task, action in self._steps.items():
+            if isinstance(action, ON_HOSTS):
+                task.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Await the calls to AWS that are under way, after `stop` and `run`, for so long; then take nothing any more.
+
+        What they found is handed to the journal. A launch that has no answer by then is called again with its token.
+        """
+        if self._steps:
+            await asyncio.wait(self._steps, timeout=seconds)
+        await self._cancel_steps()
         self._closed = True
+        happened: list[Happened] = []
         for letter in self._letters:
-            letter.answer(ClusterError(_CLOSED))
+            if letter.taken is None:
+                happened += self._fold(letter.fact, letter.cause)
+            letter.answer(ClusterError(_CLOSED))  # nobody is left waiting
         self._letters.clear()
+        if happened:
+            self._outside.told(happened)
 
     async def run(self) -> None:
         """Turn for ever, until cancelled."""
@@ -156,12 +176,16 @@ class ClusterLoop:
                 if timer:
                     timer.cancel()
         finally:
-            self._ending = True
-            steps = tuple(self._steps)
-            for step in steps:
-                step.cancel()
-            await asyncio.gather(*steps, return_exceptions=True)
-            self._ending = False
+            if not self._ending:
+                await self._cancel_steps()
+
+    async def _cancel_steps(self) -> None:
+        before, self._ending = self._ending, True
+        steps = tuple(self._steps)
+        for step in steps:
+            step.cancel()
+        await asyncio.gather(*steps, return_exceptions=True)
+        self._ending = before
 
     async def _turn(self) -> float | None:
         """Take in what has come, decide once, write it down, and begin; return when to decide again."""
@@ -244,7 +268,7 @@ class ClusterLoop:
     def _call_off(self) -> None:
         """Cancel the steps about hosts that are ending: nobody waits for a connection to a machine that is given back."""
         for task, action in self._steps.items():
-            if isinstance(action, SetUp | Inform | LearnHostKey):
+            if isinstance(action, ON_HOSTS):
                 instance = self.world.instances.get(action.instance)
                 if instance is not None and instance.stage in (Stage.STOPPING, Stage.GONE):
                     task.cancel()

@@ -33,6 +33,7 @@ from flambed.observed.world import World
 from flambed.plan.phase import LOST
 from flambed.recovery import NOBODY, Lost
 from flambed.region import Region
+from flambed.settings import Settings
 
 
 class Service:
@@ -44,12 +45,23 @@ class Service:
         self._journal = journal
         self._clock = clock
         self._started_at = clock.now()
-        self._settings = bench.settings
-        self._access = access.Rules(self._settings.admin_group, self._settings.creators)
         self._directory = fleet.directory
         self._admission = Admission(
-            self._access, journal, bench.keys, fleet, directory=self._directory, limits=self._settings.limits
+            lambda: bench.access,
+            journal,
+            bench.keys,
+            fleet,
+            directory=self._directory,
+            limits=lambda: bench.settings.limits,
         )
+
+    @property
+    def _settings(self) -> Settings:
+        return self._bench.settings
+
+    @property
+    def _access(self) -> access.Rules:
+        return self._bench.access
 
     # --- what is shown -------------------------------------------------------------------------------------------
 

@@ -252,6 +252,7 @@ def start_service(
             error.add_note("the end of the service's log:\n" + "\n".join(map(json.dumps, service.log()[-25:])))
             raise
         finally:
+            service._forget_next()
             if service._process is not None:
                 service.kill()
         service.check()

@@ -90,6 +90,7 @@ def old_cluster(flambe: Flambe) -> dict[str, str]:
     return ids
 
 
+@pytest.mark.idle("adopted, idle for hours")
 @pytest.mark.seed("S19", "S22", "S23", "S33", "S34", "S37")
 def test_a_cluster_of_flambes_is_adopted_with_all_that_it_has(flambe: Flambe, service: Service) -> None:
     """Indices and foreign tags are kept, stopped hosts started, alarms replaced in place, and only what lacks launched."""

@@ -56,6 +56,7 @@ def test_up_again_launches_what_is_missing_and_takes_away_only_what_it_may(servi
     service.down()
 
 
+@pytest.mark.idle("loss of an instance")
 @pytest.mark.seed("S22")
 def test_a_factory_that_is_lost_is_replaced_under_its_own_name_by_the_next_up(service: Service) -> None:
     """The cluster is degraded meanwhile and says so; the new host takes the lowest index that is free."""

@@ -66,6 +66,7 @@ async def probe(lab: LabProcess, instance: str, *, minutes: int | None = 60) -> 
     return probes.parse(str(done.stdout))
 
 
+@pytest.mark.idle("dead-man's timer")
 async def test_a_host_that_nobody_renewed_ends_itself_and_those_that_are_used_do_not(lab: LabProcess) -> None:
     """Two hours after its boot. Renewed, busy by its CPU or its GPU, typed at, switched off or without a timer: it stays."""
     began = time.monotonic()

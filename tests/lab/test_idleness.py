@@ -60,6 +60,7 @@ def rest(count: float) -> None:
     time.sleep(count * MINUTE)
 
 
+@pytest.mark.idle("votes", "AWS/ accepted", "AWS/ refused", "factories gone", "loss of an instance")
 @pytest.mark.parametrize("namespace", ["accept", "refuse"])
 def test_idle_hosts_end_and_those_in_use_do_not(namespace: str) -> None:
     """A busy CPU, a busy GPU with the CPU at nothing, a person who types: they stay. A forgotten tmux does not."""
@@ -91,6 +92,7 @@ def test_idle_hosts_end_and_those_in_use_do_not(namespace: str) -> None:
         assert status["phase"] == "ready"
 
 
+@pytest.mark.idle("the alarm did not act")
 def test_the_service_alone_ends_an_idle_host() -> None:
     """Its alarm cannot be put and its timer needs a day: ten minutes after it was due the service ends it."""
     with opened() as service:
@@ -109,6 +111,7 @@ def test_the_service_alone_ends_an_idle_host() -> None:
         assert status["phase"] == "ready"
 
 
+@pytest.mark.idle("CloudWatch unreachable")
 def test_the_service_ends_nobody_whose_cpu_it_cannot_read() -> None:
     """No data is not idleness, and a busy host that only the readings know of is none of its business."""
     with opened() as service:
@@ -121,6 +124,7 @@ def test_the_service_ends_nobody_whose_cpu_it_cannot_read() -> None:
         assert lab.calls(action="TerminateInstances") == []
 
 
+@pytest.mark.idle("the alarm did not act")
 def test_a_protected_host_is_reported_and_never_unprotected() -> None:
     """`why` says what is in the way; the service asks again, and touches no attribute."""
     with opened() as service:
@@ -142,6 +146,7 @@ def test_a_protected_host_is_reported_and_never_unprotected() -> None:
         lab.boto("ec2").modify_instance_attribute(InstanceId=factory, DisableApiTermination={"Value": False})
 
 
+@pytest.mark.idle("votes")
 def test_a_hold_writes_every_point_that_it_should_half_an_hour_ahead() -> None:
     """Ten hosts, thirty minutes: no minute is left out, and one call a minute serves all of them."""
     with opened() as service:
@@ -168,6 +173,7 @@ def test_a_hold_writes_every_point_that_it_should_half_an_hour_ahead() -> None:
         assert service.ctl("release", "c").code == 0
 
 
+@pytest.mark.idle("timeout changed on a live cluster", "-1")
 def test_a_timeout_that_becomes_never_reaches_alarm_and_timer() -> None:
     """The alarm is deleted, the timer says that it is off, and the host stays."""
     with opened() as service:

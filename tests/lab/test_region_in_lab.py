@@ -259,6 +259,7 @@ async def test_a_refusal_of_capacity_and_a_lost_answer_have_their_reasons(
     assert len(lab.calls(began, action="RunInstances")) == 3
 
 
+@pytest.mark.idle("alarm changed or deleted by others")
 @pytest.mark.seed("C04")
 async def test_alarms_are_put_within_the_quota_and_read_back_as_they_were_meant(
     endpoint: Callable[[LabProcess], None],
@@ -287,6 +288,7 @@ async def test_alarms_are_put_within_the_quota_and_read_back_as_they_were_meant(
         assert "aws.throttled" not in it.heard.names()
 
 
+@pytest.mark.idle("votes", "adopted, idle for hours")
 @pytest.mark.seed("S37")
 @pytest.mark.parametrize("namespace", ["accept", "refuse"])
 async def test_an_idle_host_ends_after_its_timeout_and_a_voted_one_lives(

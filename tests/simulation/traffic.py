@@ -79,6 +79,8 @@ class Traffic:
             self._tell.violation(f"{RECOVERS_WITHIN:g} s after the outage of {ended:.0f} no call was answered")
         for member in process.fleet.directory:
             for key, failure in member.world.failures.items():
+                if key.kind == "judge":
+                    continue  # what was read meanwhile may have put it off
                 # What was not tried shortly before the end is not wanted any more, nor is an end once there was an `up`.
                 recent = ended - RECOVERS_WITHIN < process.time_of(failure.at) < ended
                 wanted = recent and (key.kind == "terminate") != member.world.wanted

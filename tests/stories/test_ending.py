@@ -40,6 +40,7 @@ def waits(story: Story, seconds: float, step: float = 30.0) -> list[str]:
     return lines
 
 
+@pytest.mark.idle("the alarm did not act", "loss of an instance")
 def test_the_alarm_did_not_act() -> None:
     """Ten minutes after it was due the host is examined, and what is found due is ended and told as idle."""
     story = idle_cluster()
@@ -56,6 +57,7 @@ def test_the_alarm_did_not_act() -> None:
     assert (story.world.phase, story.world.reason) == ("ready", "idle_ended")
 
 
+@pytest.mark.idle("the alarm did not act", "CloudWatch unreachable")
 @pytest.mark.parametrize("finding", [Finding.UNKNOWN, Finding.NOT_DUE])
 def test_what_is_not_due_or_not_known_is_not_ended_and_examined_ever_less_often(finding: Finding) -> None:
     """No data is not idleness. Ten minutes, twenty, forty, then once an hour."""
@@ -74,6 +76,7 @@ def test_what_is_not_due_or_not_known_is_not_ended_and_examined_ever_less_often(
     assert set(pauses[3:]) == {60}
 
 
+@pytest.mark.idle("the alarm did not act")
 def test_a_busy_minute_that_the_examination_finds_moves_the_end() -> None:
     """The world had missed it: the host has its whole timeout from there."""
     story = idle_cluster()
@@ -86,6 +89,7 @@ def test_a_busy_minute_that_the_examination_finds_moves_the_end() -> None:
     assert waits(story, 90) == ["judge i-0"]
 
 
+@pytest.mark.idle("votes", "the alarm did not act")
 def test_a_vote_that_begins_after_the_verdict_saves_the_host() -> None:
     """The verdict is about the past; what begins now counts."""
     story = idle_cluster()
@@ -97,6 +101,7 @@ def test_a_vote_that_begins_after_the_verdict_saves_the_host() -> None:
     assert waits(story, HOUR) == []
 
 
+@pytest.mark.idle("the alarm did not act")
 def test_an_old_verdict_ends_nobody() -> None:
     """The call failed for a while: the host is examined again before it is ended."""
     story = idle_cluster()
@@ -108,6 +113,7 @@ def test_an_old_verdict_ends_nobody() -> None:
     assert story.decides() == ["judge i-0"]
 
 
+@pytest.mark.idle("the alarm did not act")
 def test_a_protected_host_is_reported_and_not_fought() -> None:
     """It is asked for again ever less often, and told of as overdue; nobody takes its protection off."""
     story = idle_cluster()
@@ -123,6 +129,7 @@ def test_a_protected_host_is_reported_and_not_fought() -> None:
     assert story.instance("i-0").stage is Stage.READY
 
 
+@pytest.mark.idle("votes")
 @pytest.mark.parametrize("vote", ["gpu", "terminal", "experiment"])
 def test_what_a_probe_finds_in_use_keeps_the_host(vote: str) -> None:
     """GPU busy with the CPU at 0 %, somebody typing, the experiment's process: a vote, and points of 100."""
@@ -137,6 +144,7 @@ def test_what_a_probe_finds_in_use_keeps_the_host(vote: str) -> None:
     assert waits(story, 120) == ["judge i-0"]
 
 
+@pytest.mark.idle("votes")
 def test_an_experiment_that_does_nothing_keeps_its_host_for_a_day() -> None:
     """A process that hangs must not bill for ever."""
     story = idle_cluster()
@@ -151,6 +159,7 @@ def test_an_experiment_that_does_nothing_keeps_its_host_for_a_day() -> None:
     assert story.protection["i-0"].vote_until is None
 
 
+@pytest.mark.idle("orchestrator before factories", "factories gone")
 def test_orchestrator_before_factories() -> None:
     """While a factory lives the orchestrator is in use, and its own clock runs from the last one's end."""
     story = Story()
@@ -164,6 +173,7 @@ def test_orchestrator_before_factories() -> None:
     assert "judge i-o" in waits(story, 120)
 
 
+@pytest.mark.idle("-1")
 @pytest.mark.parametrize(
     ("wanted", "kept"),
     [
@@ -179,6 +189,7 @@ def test_minus_one(wanted: Cluster, kept: str) -> None:
     assert story.protection == {}
 
 
+@pytest.mark.idle("votes")
 def test_a_hold_is_not_outlived_by_its_points_alone() -> None:
     """It ends when a person ends it, and the clock starts there."""
     story = idle_cluster()
@@ -193,6 +204,7 @@ def test_a_hold_is_not_outlived_by_its_points_alone() -> None:
     assert waits(story, 120) == ["judge i-0"]
 
 
+@pytest.mark.idle("arming")
 def test_a_timer_that_is_seen_stands_for_an_alarm_that_cannot_be_put() -> None:
     """Set-up begins when one enforcer is seen to stand, whichever."""
     story = Story()
@@ -213,6 +225,7 @@ def test_a_timer_that_is_seen_stands_for_an_alarm_that_cannot_be_put() -> None:
     assert "set up i-0 from 0" in story.decides()
 
 
+@pytest.mark.idle("timeout changed on a live cluster", "-1")
 def test_a_timeout_that_becomes_never_is_told_to_the_hosts_timer() -> None:
     """It would end the host a day after the service was lost; it is asked until it has acknowledged."""
     story = idle_cluster()
@@ -309,6 +322,7 @@ def test_timeout_0_counts_from_the_first_activity() -> None:
     assert "judge i-0" in waits(story, 300 + GRACE)
 
 
+@pytest.mark.idle("host mute and no CPU data")
 def test_host_mute_and_no_cpu_data() -> None:
     """It is not examined before a day is over: nobody can have read that it is idle."""
     story = idle_cluster()

@@ -198,6 +198,7 @@ def test_some_but_not_all_factories_are_a_degraded_cluster_that_asks_again() -> 
     assert story.world.phase == "degraded"
 
 
+@pytest.mark.idle("loss of an instance")
 def test_an_instance_lost_before_ready_is_replaced_three_times() -> None:
     """Launches that die are tried again, not for ever; the reason is EC2's."""
     story = Story()
@@ -219,6 +220,7 @@ def test_an_instance_lost_before_ready_is_replaced_three_times() -> None:
     assert "VolumeLimitExceeded" in story.world.reason
 
 
+@pytest.mark.idle("loss of an instance")
 def test_an_instance_lost_after_ready_is_reported_and_not_replaced() -> None:
     """What ran experiments is not silently exchanged; `up` restores it."""
     story = Story()

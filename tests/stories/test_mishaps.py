@@ -80,6 +80,7 @@ def test_a_stranger_that_is_gone_is_in_nobodys_way() -> None:
 # --- ends that are not losses, and losses that are no ends ---------------------------------------------------------
 
 
+@pytest.mark.idle("loss of an instance")
 def test_what_ended_by_idleness_is_not_launched_again_by_a_cluster_that_was_never_ready() -> None:
     """One host's set-up failed; the others idle away one by one, and nothing is launched in their place."""
     story = Story()
@@ -129,6 +130,7 @@ def test_an_idle_end_is_told_as_such_from_its_beginning() -> None:
 # --- protection --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.idle("timeout changed on a live cluster")
 @pytest.mark.seed("S37")
 def test_a_host_that_lived_without_a_timeout_is_seeded_when_it_gets_one() -> None:
     """Its CPU may have idled for hours: the new alarm would fire at once."""
@@ -140,6 +142,7 @@ def test_a_host_that_lived_without_a_timeout_is_seeded_when_it_gets_one() -> Non
     assert story.protection["i-0"].seed
 
 
+@pytest.mark.idle("adopted, idle for hours")
 @pytest.mark.seed("S37")
 def test_a_host_that_booted_while_the_service_was_away_is_seeded() -> None:
     """Hours of idleness passed before its first alarm."""
@@ -169,6 +172,7 @@ def test_an_alarm_of_which_nothing_is_known_is_removed_when_the_timeout_becomes_
     assert "i-0" not in story.protection
 
 
+@pytest.mark.idle("timeout changed on a live cluster")
 @pytest.mark.seed("S34")
 def test_an_acknowledgement_of_the_old_alarm_is_not_credited_to_the_new_policy() -> None:
     """It came late; the new policy is seeded all the same."""
@@ -181,6 +185,7 @@ def test_an_acknowledgement_of_the_old_alarm_is_not_credited_to_the_new_policy()
     assert story.protection["i-0"].seed
 
 
+@pytest.mark.idle("set-up running")
 def test_new_commands_on_a_ready_host_are_a_vote() -> None:
     """It idled for ten hours; what it does now is not idleness."""
     story = Story()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from flambed.desired import Role
+from flambed.desired import Cluster, Role
 from flambed.errors import Reason
 from flambed.observed import facts
 from flambed.observed.instance import Ending, Stage
@@ -23,6 +23,7 @@ def running(story: Story, **changes: object) -> None:
     story.runs("i-o", "i-0")
 
 
+@pytest.mark.idle("arming")
 @pytest.mark.seed("S35")
 def test_no_command_starts_on_a_host_that_nobody_would_end() -> None:
     """Set-up waits until the alarm is acknowledged; a host with timeout -1 waits for nothing."""
@@ -38,6 +39,7 @@ def test_no_command_starts_on_a_host_that_nobody_would_end() -> None:
     assert "set up i-0 from 0" in story.decides()
 
 
+@pytest.mark.idle("arming")
 @pytest.mark.seed("S35")
 def test_an_alarm_that_cannot_be_put_fails_the_host_by_its_deadline() -> None:
     """The reason is CloudWatch's own."""
@@ -56,6 +58,7 @@ def test_an_alarm_that_cannot_be_put_fails_the_host_by_its_deadline() -> None:
     assert "no PutMetricAlarm" in story.world.instances["i-0"].failure.message
 
 
+@pytest.mark.idle("set-up running")
 @pytest.mark.seed("S37")
 def test_set_up_is_a_vote_and_ends_with_it() -> None:
     """While a host is set up it counts as in use; from ready on its own clock runs."""
@@ -72,6 +75,7 @@ def test_set_up_is_a_vote_and_ends_with_it() -> None:
     assert story.protection["i-0"].vote_until is None
 
 
+@pytest.mark.idle("window", "-1")
 @pytest.mark.seed("S14", "S15", "S36")
 @pytest.mark.parametrize(
     ("hours", "minutes"), [(0, 5), (0.5, 30), (1, 60), (24, 1440), (168, 10080), (200, 12000), (-1, None)]
@@ -85,6 +89,7 @@ def test_timeouts_become_minutes_of_idleness(hours: float, minutes: int | None) 
     assert (wanted.minutes if wanted else None) == minutes
 
 
+@pytest.mark.idle("orchestrator before factories")
 def test_the_orchestrator_is_in_use_while_a_factory_lives() -> None:
     """Factories go first, whatever the timeouts are."""
     story = Story()
@@ -109,6 +114,7 @@ def test_a_host_with_timeout_0_waits_for_the_experiment_to_begin() -> None:
     assert story.protection["i-0"].vote_until is None
 
 
+@pytest.mark.idle("votes")
 def test_a_hold_is_a_vote_until_it_ends_or_is_released() -> None:
     """Bounded; released by a person or by time."""
     story = Story()
@@ -122,6 +128,7 @@ def test_a_hold_is_a_vote_until_it_ends_or_is_released() -> None:
     assert released.vote_until is None
 
 
+@pytest.mark.idle("adopted, idle for hours", "daemon restarted")
 @pytest.mark.seed("S34", "S37")
 def test_an_adopted_host_is_seeded_once_before_its_alarm() -> None:
     """It may have idled for hours: its clock starts now, and a restart does not start it again."""
@@ -142,6 +149,7 @@ def test_an_adopted_host_is_seeded_once_before_its_alarm() -> None:
     assert after == [False, False]
 
 
+@pytest.mark.idle("timeout changed on a live cluster", "alarm changed or deleted by others")
 @pytest.mark.seed("S34")
 def test_a_changed_timeout_starts_the_clock_anew_under_the_same_alarm() -> None:
     """Points first, then the alarm; `policy_since` moves with it, and only with it."""
@@ -174,6 +182,7 @@ def test_the_alarm_of_a_gone_instance_is_deleted_and_then_forgotten() -> None:
     assert "i-0" not in story.protection
 
 
+@pytest.mark.idle("loss of an instance", "factories gone")
 def test_everything_ended_by_idleness_is_gone_and_not_relaunched() -> None:
     """The cluster says `idle_ended`; a later `up` launches again."""
     story = Story()
@@ -191,6 +200,7 @@ def test_everything_ended_by_idleness_is_gone_and_not_relaunched() -> None:
     assert (story.world.phase, story.world.reason) == ("gone", "idle_ended")
 
 
+@pytest.mark.idle("timeout changed on a live cluster", "-1")
 @pytest.mark.seed("S34")
 def test_a_timeout_that_becomes_never_removes_the_alarm_and_then_asks_for_nothing() -> None:
     """It stays in the table until CloudWatch has confirmed."""
@@ -203,3 +213,73 @@ def test_a_timeout_that_becomes_never_removes_the_alarm_and_then_asks_for_nothin
     story.happens(facts.AlarmRemoved(at=story.now, instance="i-0"))
     story.decides()
     assert "i-0" not in story.protection
+
+
+@pytest.mark.idle("orchestrator gone first", "loss of an instance")
+def test_factories_keep_their_alarms_when_the_orchestrator_is_gone_first() -> None:
+    """Degraded, and said so; nothing is launched, and each factory's own clock goes on as it was."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=2, factories_timeout=1))
+    before = {subject: story.protection[subject] for subject in ("i-0", "i-1")}
+    lost = see("i-o", Role.ORCHESTRATOR, "terminated", why="Server.InternalError")
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(lost,)))
+    assert story.decides() == ["inform i-0", "inform i-1"]
+    story.informs()
+    story.passes(HOURS / 2)
+    assert story.decides() == []
+    assert story.world.phase == "degraded"
+    assert "the orchestrator missing" in (story.world.reason or "")
+    assert {subject: story.protection[subject] for subject in ("i-0", "i-1")} == before
+
+
+@pytest.mark.idle("factories gone")
+def test_an_orchestrator_that_never_ends_stays_when_its_factories_have_idled_away() -> None:
+    """The status says `idle_ended`, and asks for nothing more."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=1, orchestrator_timeout=-1))
+    story.passes(2 * HOURS)
+    story.happens(facts.InstancesDescribed(at=story.now, instances=(see("i-0", Role.FACTORY, "terminated"),)))
+    story.happens(facts.AlarmRemoved(at=story.now, instance="i-0"))
+    assert story.decides() == ["inform i-o"]
+    story.informs()
+    story.passes(100 * HOURS)
+    assert story.decides() == []
+    assert story.stages()["i-o"] is Stage.READY
+    assert story.protection == {}
+    assert (story.world.phase, story.world.reason) == ("ready", "idle_ended")
+
+
+@pytest.mark.idle("a maximum lifetime")
+def test_no_host_in_use_has_a_maximum_lifetime() -> None:
+    """No file asks for one: a host that is busy for a year is neither examined nor ended."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=1))
+    story.happens(facts.BecameBusy(at=story.now, instance="i-0"))
+    for _ in range(365):
+        story.passes(24 * HOURS)
+        assert story.decides() == []
+    assert story.stages()["i-0"] is Stage.READY
+    assert not {name for name in Cluster.model_fields if "life" in name}
+
+
+@pytest.mark.idle("window")
+@pytest.mark.parametrize(("hours", "vote"), [(168, None), (200, 32 * HOURS)])
+def test_a_timeout_of_more_than_a_week_is_an_alarm_of_a_week_and_a_vote_before_it(
+    hours: float, vote: float | None
+) -> None:
+    """Until a week before it is due the host counts as in use; a busy hour moves that."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=hours))
+    since = story.instance("i-0").policy_since or 0.0
+    assert story.protection["i-0"].vote_until == (since + vote if vote else None)
+    if vote is None:
+        return
+    story.passes(20 * HOURS)
+    story.happens(facts.BecameBusy(at=story.now, instance="i-0"))
+    story.passes(HOURS)
+    story.happens(facts.BecameIdle(at=story.now, instance="i-0", since=story.now - 60))
+    story.decides()
+    assert story.protection["i-0"].vote_until == story.now - 60 + vote
+    story.passes(vote)
+    story.decides()
+    assert story.protection["i-0"].vote_until is None

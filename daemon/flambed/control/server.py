@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,6 +20,8 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HEARTBEAT: Final = 15.0  # seconds between signs of life on a quiet stream
+BACKLOG: Final = 4096  # who knocks while all others are served; the kernel's limit is net.core.somaxconn
+LEAVE_SECONDS: Final = 1.0  # for those that were let in just before the service stops to ask, and be answered
 STOP_SECONDS: Final = 10.0  # for requests under way when the service stops
 
 
@@ -27,20 +30,21 @@ class Control:
 
     Args:
         service: what it serves.
-        rules: who may take all clusters down at once.
+        rules: who may take all clusters down at once; may be replaced at any time.
         emit: logs `control.*` events.
         heartbeat: seconds between signs of life on a quiet stream.
     """
 
     def __init__(self, service: Service, *, rules: Rules, emit: Emit, heartbeat: float = HEARTBEAT) -> None:
         self._service = service
-        self._rules = rules
+        self.rules = rules
         self._emit = emit
         self._heartbeat = heartbeat
         self._closing = asyncio.Event()
         self._changes: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner | None = None
         self._bound: tuple[Path, int] | None = None
+        self._listening: socket.socket | None = None
         self._openapi = openapi.document()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -97,12 +101,14 @@ class Control:
             shutdown_timeout=STOP_SECONDS,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, server, backlog=128).start()
-        self._emit("control.listening", path=str(where) if isinstance(where, Path) else f"descriptor {where}")
+        self._listening = server
+        await web.SockSite(self._runner, server, backlog=BACKLOG).start()
+        self._emit("control.listening", path=str(server.getsockname()))
 
     async def close(self) -> None:
-        """Stop listening, end the streams, finish what was accepted, and remove the socket."""
+        """Let nobody in any more, end the streams, finish what was accepted, and remove the socket, unless it was inherited."""
         if self._runner is not None:
+            await self._leave(self._runner)
             await self._runner.cleanup()
             self._runner = None
         if self._changes:
@@ -110,6 +116,21 @@ class Control:
         if self._bound is not None:
             unixsocket.remove(*self._bound)
             self._bound = None
+
+    async def _leave(self, runner: web.AppRunner) -> None:
+        """Accept nobody, and wait for those that were accepted: whoever connects to an inherited socket now is the next one's.
+
+        The HTTP library would hang up on a connection whose request it has not read yet.
+        """
+        loop = asyncio.get_running_loop()
+        if self._listening is not None:
+            loop.remove_reader(self._listening)
+        self._closing.set()
+        until = loop.time() + LEAVE_SECONDS
+        while loop.time() < until:
+            await asyncio.sleep(0.01)  # it tells nobody when a connection ends
+            if runner.server is None or not runner.server.connections:
+                return
 
     async def _end_streams(self, _app: web.Application) -> None:
         self._closing.set()
@@ -205,7 +226,7 @@ class Control:
         if not Query(request, "all").flag("all"):
             raise UnreadableError("which cluster? DELETE /v1/clusters/NAME for one, /v1/clusters?all=1 for all of them")
         caller = await requests.caller(request)
-        self._rules.check_admin(caller, "take all clusters down")
+        self.rules.check_admin(caller, "take all clusters down")
         return answers.document(await self._carry_out(self._take_all_down(caller)), status=202)
 
     async def _take_all_down(self, caller: Caller) -> list[dict[str, Any]]:

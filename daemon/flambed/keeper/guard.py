@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from flambed.actions import Protection, Question
 from flambed.observed.facts import Fact
@@ -13,6 +14,9 @@ from flambed.steps import protect
 
 Ask = Callable[[Question, float], Awaitable[str]]
 """Runs the probe on a host and returns what it printed; takes the seconds that a hold still lasts; raises StepError."""
+
+KNOWN_FOR: Final = 600.0
+"""Seconds for which it is known whether a host is in use: two probes."""
 
 
 @dataclass(slots=True)
@@ -24,6 +28,7 @@ class Listening:
     asked: Question | None = None  # with what it was asked last
     answer: Probe | None = None  # its last one
     answered_at: float | None = None
+    known_at: float = -math.inf  # it answered then, or had been mute for so long that its CPU alone decides
     failing_since: float | None = None
     failure: str = ""
     mute: bool = False
@@ -94,6 +99,15 @@ class Guard:
     def votes(self, now: float) -> bool:
         """Whether the host counts as in use, whatever its CPU."""
         return self.guarded and self.wanted.vote_until is not None and self.wanted.vote_until > now
+
+    def asked(self, at: float) -> bool:
+        """Whether the host itself was asked shortly before this time or since; where nobody can ask it, its CPU is all.
+
+        A service that was away does not know what happened meanwhile: a GPU may be busy, somebody may have come.
+        """
+        if self.ask is None or self.wanted.question is None:
+            return True
+        return at <= self.listening.known_at + KNOWN_FOR
 
     def aim(self, region: str, *, own_metric: bool) -> None:
         """Work out how the alarm should be."""

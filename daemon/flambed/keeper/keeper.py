@@ -123,6 +123,11 @@ class Keeper:
         if self.guards.get(guard.instance) is guard:
             guard.sink(fact)
 
+    def asked(self, instance: str) -> bool:
+        """Whether a host itself was asked lately whether it is in use; true where nobody can ask it."""
+        guard = self.guards.get(instance)
+        return guard is None or guard.asked(self.region.clock.now())
+
     async def signals(self, instances: Sequence[str]) -> dict[str, list[signals.Signal]]:
         """Return what is known of hosts beyond their cluster's world, by instance (see `signals`)."""
         guards = [guard for instance in instances if (guard := self.guards.get(instance)) is not None]

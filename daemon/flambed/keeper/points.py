@@ -71,7 +71,7 @@ class Points:
         for guard in self._keeper.guards.values():
             vote = guard.votes(now)
             if guard.guarded and self._keeper.own_metric:
-                plans[guard] = _merged(guard, now + offset, vote=vote)
+                plans[guard] = _merged(guard, now, offset, vote=vote)
             elif vote:
                 until = (guard.wanted.vote_until or now) + offset
                 minutes = protect.vote_minutes(now + offset, until, guard.written, guard.wanted.ahead)
@@ -117,15 +117,21 @@ class Points:
         )
 
 
-def _merged(guard: Guard, now: float, *, vote: bool) -> dict[float, float | None]:
-    """Return our own metric for every minute that is not written yet, with None where nothing is known of it."""
-    this = protect.minute_of(now)
-    first = guard.written + protect.MINUTE if guard.written is not None and not _is_ahead(guard, now) else this
+def _merged(guard: Guard, now: float, offset: float, *, vote: bool) -> dict[float, float | None]:
+    """Return our own metric for every minute that is not written yet, with None where nothing is known of it.
+
+    A minute is told to be idle only where the host itself was asked, too: what was missed while the service was away
+    would end at once a host whose GPU was busy all the time. While a vote stands nothing that was missed is written
+    at all: CloudWatch may look at those minutes before it looks at this one.
+    """
+    this = protect.minute_of(now + offset)
+    first = guard.written + protect.MINUTE if guard.written is not None and not _is_ahead(guard, now + offset) else this
     if vote and not guard.voted:
-        first = min(first, this)  # a vote that begins counts at once
+        first = min(first, this - protect.BACK * protect.MINUTE)  # a vote that begins counts at once
     new = [first + protect.MINUTE * number for number in range(int((this - first) // protect.MINUTE) + 1)]
-    values = {at: protect.merged(at, guard.real, vote=False) for at in guard.missed}
-    return values | {at: protect.merged(at, guard.real, vote=vote) for at in new}
+    if vote:
+        return dict.fromkeys(new, protect.IN_USE)
+    return {at: protect.merged(at, guard.real) if guard.asked(at - offset) else None for at in [*guard.missed, *new]}
 
 
 def _is_ahead(guard: Guard, now: float) -> bool:

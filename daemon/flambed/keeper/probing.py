@@ -107,10 +107,12 @@ class Probing:
         if not host.mute and now - host.failing_since >= LEASE:
             host.mute = True
             self._keeper.tell(guard, HostMute(at=now, instance=guard.instance, since=host.failing_since, why=why))
+        if host.mute:
+            host.known_at = now
 
     def _answered(self, guard: Guard, question: Question, answer: Probe) -> None:
         host, now = guard.listening, self._region.clock.now()
-        host.answer, host.answered_at, host.due_at = answer, now, now + EVERY
+        host.answer, host.answered_at, host.known_at, host.due_at = answer, now, now, now + EVERY
         host.failing_since, host.failure = None, ""
         if host.mute:
             host.mute = False

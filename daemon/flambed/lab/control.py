@@ -102,6 +102,7 @@ class Control:
             "ssh_delay": record.ssh,
             "running_since": record.running_since,
             "ssh_since": record.ssh_since,
+            "ending_since": record.ending_since,
             "cpu": self.strikes.cpu.get(record.id),  # as a fault has set it
             "gpus": record.gpus,
             "host": self.hosting.view(record.id) if host else None,

@@ -61,6 +61,7 @@ class Record:
     launched: float = field(default_factory=time.monotonic)
     running_since: float | None = None  # UNIX seconds
     ssh_since: float | None = None
+    ending_since: float | None = None  # when it began to end for good
     has_host: bool = False
     ended: float | None = None  # monotonic seconds
     leaves_volumes: bool = False  # they outlive it, though they should go with it
@@ -116,6 +117,7 @@ class Fleet:
         """Begin to terminate; nothing where that was done before."""
         if record.state in {"shutting-down", "terminated"}:
             return
+        record.ending_since = time.time()
         self._enter(record, "shutting-down", reason)
         self._shut_down(record, self._terminated, forget=True)
 

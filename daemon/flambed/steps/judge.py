@@ -79,6 +79,8 @@ def _judged(  # noqa: PLR0917 - what is known of one host
         found = _unknown(f"EC2 says that it is {seen.state}" if seen else "EC2 does not show it")
     elif not _is_ours(seen, cluster):
         found = _unknown("it does not carry the cluster's tags any more: nothing is done to it")
+    elif not region.keeper.asked(case.instance):
+        found = _unknown("the host itself has not been asked lately whether it is in use")
     else:
         evidence = Evidence(
             minutes=min(case.minutes, _WEEK),

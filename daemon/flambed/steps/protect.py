@@ -197,15 +197,12 @@ def gaps(own: Samples, now: float) -> list[float]:
     return [minute for minute in every if minute not in known]
 
 
-def merged(minute: float, real: Mapping[float, float], *, vote: bool) -> float | None:
-    """Return what our own metric says of a minute: in use, else the real CPU if it is no older than ten minutes.
+def merged(minute: float, real: Mapping[float, float]) -> float | None:
+    """Return what our own metric says of a minute without a vote: the real CPU if it is no older than ten minutes.
 
     Args:
         minute: UNIX seconds.
         real: percent of CPU by minute.
-        vote: a vote stands for that minute.
     """
-    if vote:
-        return IN_USE
     recent = (minute - MINUTE * back for back in range(BACK + 2))
     return next((real[at] for at in recent if at in real), None)
