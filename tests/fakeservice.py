@@ -327,5 +327,8 @@ class FakeService:
             {"check": "quotas", "ok": None, "message": "servicequotas may not be read", "advice": "allow it"},
         ]
 
+    def metrics(self) -> bytes:
+        return b"# HELP flambed_clusters Clusters by phase.\n"
+
     def health(self) -> dict[str, Any]:
         return {"ok": self.ok, "version": "0.1.0", "searching": self.searching}

@@ -163,6 +163,14 @@ async def test_instances_events_doctor_and_health_are_served(api: Api) -> None:
     assert (await api.call("GET", "/v1/health"))[0] == 503
 
 
+async def test_metrics_are_a_text_for_prometheus_that_everybody_may_read(api: Api) -> None:
+    """The media type is the one that is described; nobody is asked who they are."""
+    async with api.http.get("http://localhost/metrics") as response:
+        assert (response.status, response.headers["Content-Type"]) == (200, openapi.METRICS)
+        assert await response.read() == api.service.metrics()
+    assert api.log.named("control.request_refused") == []
+
+
 async def test_orphans_are_listed_and_their_removal_is_a_stream(api: Api) -> None:
     """Only those that are named are removed, and each line tells of one."""
     api.service.left_over = [orphan("instance", 1), orphan("volume", 2), orphan("volume", 3)]
@@ -780,7 +788,7 @@ async def test_the_answers_are_as_described(api: Api) -> None:
         (method, path, {})
         for path, operations in described["paths"].items()
         for method in operations
-        if method == "get" and path != "/v1/events"
+        if method == "get" and path not in ("/v1/events", "/metrics")  # a stream, and a text
     ]
     one = "/v1/clusters/{ref}"
     calls += [

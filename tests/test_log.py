@@ -535,3 +535,12 @@ def test_the_log_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     """One JSON object a line, as a monitor reads it."""
     configure(level="info").emit("service.stopped")
     assert json.loads(capsys.readouterr().out)["event"] == "service.stopped"
+
+
+def test_the_log_counts_each_event_whatever_level_is_written_and_whoever_is_bound() -> None:
+    """A lenient log at level error writes nothing of these, and counts them all, the undeclared one as such."""
+    log = configure("json", "error", io.StringIO())
+    log.emit("service.stopped")
+    log.bind(cluster="c").emit("service.stopped")
+    log.emit("no.such_event")
+    assert log.counts == {"service.stopped": 2, "log.undeclared": 1}

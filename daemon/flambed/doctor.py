@@ -158,7 +158,9 @@ async def _quotas(region: Region, worlds: Iterable[World]) -> list[Check]:
     try:
         vcpus = {kind: await launch.vcpus(region, kind) for kind in kinds}
     except StepError as error:
-        return [check(f"{region.name}: quotas", None, f"could not be found out: {error}", "see above")]
+        return [
+            check(f"{region.name}: quotas", None, f"could not be found out: {error}", "the message says what is wrong")
+        ]
     return [await _quota(region, quota, number) for quota, number in vcpuquotas.by_quota(kinds, vcpus).items()]
 
 
@@ -168,7 +170,9 @@ async def _quota(region: Region, quota: vcpuquotas.Quota, wanted: int) -> Check:
         most = await vcpuquotas.value(region, quota)
     except AwsError as error:
         advice = (
-            f"allow servicequotas:GetServiceQuota: {_POLICY}" if error.reason is Reason.NOT_PERMITTED else "see there"
+            f"allow servicequotas:GetServiceQuota: {_POLICY}"
+            if error.reason is Reason.NOT_PERMITTED
+            else "look it up in the console, under Service Quotas"
         )
         return check(name, None, f"{quota.name}: could not be found out: {error}", advice)
     said = (

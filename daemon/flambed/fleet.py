@@ -164,6 +164,11 @@ class Fleet:
                 self._unopened.discard(name)
             return self.regions[name]
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often each event of the log came since the service started."""
+        return self._log.counts
+
     async def region_of(self, wanted: Cluster) -> Region:
         """Return the region that a cluster shall live in (S09)."""
         return await self.region(wanted.region_name)

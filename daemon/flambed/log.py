@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, Literal, TextIO
@@ -59,6 +60,9 @@ class Log:
     A strict log raises a ValueError for what the catalogue does not declare; a lenient one leaves it out and notes
     `log.undeclared`. The service's own, which `configure` returns, is lenient; one made by itself, as in tests, is strict
     and goes where structlog was last configured to (`structlog.testing.capture_logs` sees it).
+
+    Attributes:
+        counts: how often each event came, whatever level is written; shared with all that are bound to it.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Log:
         self._strict = strict
         self._threshold = Threshold("debug") if threshold is None else threshold
         self._bound: dict[str, str | int | None] = {}
+        self.counts: Counter[str] = Counter()
 
     def bind(
         self,
@@ -83,6 +88,7 @@ class Log:
     ) -> Log:
         """Return a log whose events are about these, unless they say otherwise."""
         log = Log(self._logger, strict=self._strict, threshold=self._threshold)
+        log.counts = self.counts
         log._bound = self._bound | _given(cluster=cluster, instance=instance, action=action, cause=cause)
         return log
 
@@ -107,6 +113,7 @@ class Log:
         if kind is None:
             self._note(event, ["the event is not declared"], ids)
             return
+        self.counts[event] += 1
         if not self._strict and not self._threshold.passes(kind.level):
             return
         cleaned, problems = kind.clean(fields)
@@ -120,12 +127,15 @@ class Log:
 
     def tell(self, entry: Entry) -> None:
         """Write the event of a journaled fact."""
-        self._write(to_event(entry, cluster=self._bound.get("cluster")))
+        line = to_event(entry, cluster=self._bound.get("cluster"))
+        self.counts[line["event"]] += 1
+        self._write(line)
 
     def _note(self, event: str, problems: list[str], ids: Mapping[str, object]) -> None:
         if self._strict:
             raise ValueError(f"the log cannot take {event!r}: {'; '.join(problems)}. See flambed/catalogue.py")
         kind = CATALOGUE["log.undeclared"]
+        self.counts[kind.name] += 1
         self._write(_line(kind, kind.clean({"of": event, "problems": problems})[0], time.time(), ids))
 
     def _write(self, line: dict[str, Any]) -> None:

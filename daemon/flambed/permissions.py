@@ -7,7 +7,6 @@ nobody has carries none: so changes are tried on what this service has launched,
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -69,7 +68,8 @@ def sample(worlds: Iterable[World], daemon: str) -> Sample:
 async def examine(region: Region, account: str, sample: Sample) -> list[Finding]:
     """Return what is known of each action of the service in a region; a missing permission is no error."""
     attempts = {**_looks(region, account), **_changes(region, sample)}
-    return list(await asyncio.gather(*(_try(action, attempt) for action, attempt in attempts.items())))
+    # One after the other: at once each would open a connection, which is kept.
+    return [await _try(action, attempt) for action, attempt in attempts.items()]
 
 
 def _looks(region: Region, account: str) -> dict[str, _Attempt]:

@@ -114,6 +114,8 @@ class Region:
         self._under_way: Counter[Clients] = Counter()  # calls, by the clients that they began with
         self._accounts: Shared[str, str] = Shared(keep=float("inf"))
         self._offset = 0.0
+        self.surveyed_at: float | None = None  # when everything was last looked at
+        self.calls: Counter[tuple[str, str]] = Counter()  # by call and outcome: "ok", or why not
         self._sinks: dict[Identity, Sink] = {}
         self._routes: dict[str, Identity] = {}
         self._strays: OrderedDict[str, list[tuple[float, Event]]] = OrderedDict()
@@ -195,11 +197,13 @@ class Region:
             answer = await method(**params)
         except CALL_ERRORS as error:
             refused = self._refused(as_aws_error(error, _action(name)), name, params)
+            self.calls[refused.action, "ok" if refused.code == DRY_RUN else refused.reason.value] += 1
             if refused.code == NO_CREDENTIALS and self._aws is not None:
                 self.clients = await self._aws.renewed(self.name, clients)
             raise refused from error
         finally:
             await self._leave(clients)
+        self.calls[_action(name), "ok"] += 1
         self._learn_offset(answer)
         return answer
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from flambed import __version__, access, doctor, durations, garbage, history, status, trust
+from flambed import __version__, access, doctor, durations, garbage, history, metrics, status, trust
 from flambed.access import Caller
 from flambed.admission import Admission
 from flambed.clock import Clock
@@ -43,6 +44,7 @@ class Service:
         self._bench = bench
         self._journal = journal
         self._clock = clock
+        self._started_at = clock.now()
         self._directory = fleet.directory
         self._admission = Admission(
             lambda: bench.access,
@@ -261,6 +263,26 @@ class Service:
             ],
             "message": "; ".join(wrong) or None,
         }
+
+    def metrics(self) -> bytes:
+        """Return the service's metrics in Prometheus' text format: counts, and no names."""
+        now, worlds = self._clock.now(), [(m.world, m.rules) for m in self._directory if m.world.desired is not None]
+        living = [one for world, _ in worlds for one in world.instances.values() if one.stage is not Stage.GONE]
+        return metrics.render(
+            metrics.Snapshot(
+                version=__version__,
+                started_at=self._started_at,
+                events=self._fleet.counts,
+                clusters=Counter(world.phase for world, _ in worlds),
+                instances=Counter(one.stage.value for one in living),
+                unprotected=sum(status.unprotected(world, now, rules) for world, rules in worlds),
+                read_only=self._journal.health.read_only is not None,
+                regions={
+                    name: metrics.OfRegion(surveyed_at=region.surveyed_at, calls=region.calls)
+                    for name, region in sorted(self._fleet.regions.items())
+                },
+            )
+        )
 
     # --- what is done --------------------------------------------------------------------------------------------
 

@@ -195,8 +195,7 @@ def _ready(living: list[Instance], role: Role) -> int:
 
 
 def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
-    policy = draft.policies[instance.role]
-    alarm, timer = instance.alarm is not None, instance.timer == "renewed"
+    alarm, timer = _enforcers(instance)
     return {
         "id": instance.id,
         "role": instance.role.value,
@@ -206,7 +205,7 @@ def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
         "stage": instance.stage.value,
         "public_host": instance.public_host,
         "private_host": instance.private_host,
-        "protected": alarm or timer or (None if draft.world.recovered else policy.minutes is None),
+        "protected": _is_protected(draft, instance),
         "protection": {"alarm": alarm, "timer": timer},
         "terminates_at": rfc3339(ends_at(draft, instance)),
         "reason": reason_of(draft, instance),
@@ -218,6 +217,25 @@ def _row(draft: Draft, instance: Instance) -> dict[str, Any]:
             "running": instance.command,
         },
     }
+
+
+def _enforcers(instance: Instance) -> tuple[bool, bool]:
+    """Return whether an alarm, and whether its own timer, stands for an instance."""
+    return instance.alarm is not None, instance.timer == "renewed"
+
+
+def _is_protected(draft: Draft, instance: Instance) -> bool | None:
+    never_ends = draft.policies[instance.role].minutes is None
+    return any(_enforcers(instance)) or (None if draft.world.recovered else never_ends)
+
+
+def unprotected(world: World, now: float, rules: Rules) -> int:
+    """Return how many instances run that nothing would end for idleness, and something should."""
+    if world.desired is None:
+        return 0
+    draft = _draft(world, now, rules)
+    running = [i for i in world.instances.values() if i.alive and i.running_at is not None]
+    return sum(_is_protected(draft, instance) is False for instance in running)
 
 
 def _requested(desired: Cluster, role: Role, kind: str) -> dict[str, Any]:

@@ -181,6 +181,19 @@ class Service(Daemon):
             answer = connection.getresponse()
             return Answer(answer.status, json.loads(answer.read()))
 
+    def metrics(self) -> str:
+        """The text of GET /metrics."""
+        return self.text("/metrics")
+
+    def text(self, path: str) -> str:
+        """What is answered to GET of a path, whatever it is made of."""
+        with _connected(self.socket, ANSWERS_WITHIN) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        assert answer.status == 200, text
+        return text
+
     def follow(self, path: str, within: float = ANSWERS_WITHIN) -> Iterator[Document]:
         """The documents of a stream, as they come; AssertionError if it has to be waited for too long."""
         deadline = time.monotonic() + within

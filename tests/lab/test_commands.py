@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lab.labproc import LabProcess
 from tests.lab.serviceproc import CREATOR, Service, start_service
@@ -162,6 +163,23 @@ def test_doctor_finds_everything_in_order(service: Service) -> None:
     assert ended.code == 0, ended
     assert all(check["ok"] is not False for check in ended.document), ended.document
     assert len(ended.document) >= 3
+
+
+def test_the_metrics_show_the_cluster_and_the_calls_that_made_it(service: Service) -> None:
+    """Read like Prometheus reads them; and nobody's name is in them."""
+    text = service.metrics()
+    found = {
+        (one.name, *one.labels.values()): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+    assert found["flambed_clusters", "ready"] == 1
+    assert found["flambed_instances", "ready"] == 3
+    assert found["flambed_instances_unprotected",] == 0
+    assert found["flambed_events_total", "instance.ready", "info"] == 3
+    launches = len(service.lab.calls(action="RunInstances"))
+    assert 0 < found["flambed_aws_calls_total", "RunInstances", "ok", "us-east-1"] <= launches
+    assert CREATOR not in text
 
 
 @pytest.mark.seed("S20", "S21")

@@ -8,6 +8,9 @@ from typing import Any, Final
 from flambed.control.schemas import SCHEMAS, TEXT, Schema, array, record, ref
 from flambed.desired import Cluster
 
+METRICS: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""The media type of Prometheus' text format."""
+
 _ERRORS: Final = {
     400: "A bad document; `detail` has every mistake with its line and column.",
     403: "The caller may not do that to that cluster.",
@@ -47,8 +50,9 @@ def _operation(
     body: Schema | None = None,
     errors: tuple[int, ...] = (),
     other: Schema | None = None,
+    media: str = "application/json",
 ) -> Schema:
-    content: Schema = {"application/json": {"schema": answer}}
+    content: Schema = {media: {"schema": answer}}
     if stream == "always":
         content = {}
     if stream:
@@ -190,6 +194,9 @@ def _paths() -> dict[str, dict[str, Schema]]:
             )
         },
         "/v1/openapi.json": {"get": _operation("openapi", "This document.", {"type": "object"})},
+        "/metrics": {
+            "get": _operation("metrics", "Metrics for Prometheus; docs/monitoring.md has what to alert on.", TEXT, media=METRICS)
+        },
     }  # fmt: skip
 
 

@@ -71,6 +71,7 @@ class Control:
             ("GET", "/v1/doctor", self._doctor),
             ("GET", "/v1/health", self._health),
             ("GET", "/v1/openapi.json", self._describe),
+            ("GET", "/metrics", self._metrics),
         ]
 
     # --- its life ------------------------------------------------------------------------------------------------
@@ -198,6 +199,10 @@ class Control:
         Query(request)
         health = self._service.health()
         return answers.document(health, status=200 if health["ok"] else 503)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        Query(request)
+        return web.Response(body=self._service.metrics(), headers={"Content-Type": openapi.METRICS})
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         Query(request)

@@ -98,3 +98,6 @@ class Service(Protocol):
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is; `ok` tells whether it can take requests."""
+
+    def metrics(self) -> bytes:
+        """Return the service's metrics in Prometheus' text format."""

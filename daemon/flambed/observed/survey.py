@@ -265,6 +265,7 @@ async def survey(region: Region) -> None:
         await region.lookout.take(region, instances, described, began)
     if region.orphans is not None:
         await region.orphans.watch(instances)
+    region.surveyed_at = region.clock.now()
     region.emit("region.survey_done", region=region.name, instances=len(found), clusters=len(clusters))
 
 
