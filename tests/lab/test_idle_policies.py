@@ -119,4 +119,14 @@ def test_a_long_set_up_timeouts_of_0_the_order_of_roles_basic_monitoring_and_an_
         assert quiet + 5 - BEFORE <= ended[zero["factory_0"]] <= quiet + 5 + WITHIN
         assert zero_ready + 30 <= ended[zero["factory_1"]] <= zero_ready + 35 + WITHIN
         assert basic_from + T <= ended[adopted["factory_0"]] <= basic_from + T + 2 * WITHIN
-        print(ended, zero, quiet, zero_ready, basic_from, set_up_from, order_from, it.ended())
+
+        # The service dies: the alarm is alone with a host whose timer is stopped, and which was set up for longer than T.
+        host = set_up["factory_0"]
+        assert lab.instance(host)["state"] == "running"
+        it.run(host, "sudo systemctl stop flambed-idle.timer")
+        it.service.kill()
+        ended |= it.until_ended([host], set_up_from + T + WITHIN)
+        assert set_up_from + T - WITHIN <= ended[host] <= set_up_from + T + WITHIN
+        assert it.ended_by(host) == "alarm"
+        names = [i for i in lab.instances(hosts=False) if i["last_tags"]["Role"] == "Factory"]
+        assert len(names) == 6, "nobody was launched again"
