@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test crash-matrix idle-soak bench check format lint types contracts schemas lock clean
+.PHONY: help install demo test crash-matrix idle-soak bench bench-idle check format lint types contracts schemas lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ idle-soak: $(STAMP) ## 200 host-hours in use, in the lab, while the service dies
 
 bench: $(STAMP) ## measure what flambed adds to a launch, in the lab
 	@$(BIN)/python benchmarks/launch.py
+
+bench-idle: $(STAMP) ## count the calls to AWS that protecting 1,000 hosts takes, in the lab
+	@$(BIN)/python benchmarks/idle.py
 
 format: $(STAMP)
 	@echo "== format"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.lab.idling import idling
@@ -25,7 +27,7 @@ LATE = 70.0
 @pytest.mark.idle("dead-man's timer", "window", "host mute and no CPU data")
 def test_timer_alone_a_timeout_of_more_than_a_day_and_a_host_that_is_mute_in_every_way() -> None:
     """A day after the service died the timer ends its host; an alarm of hours, and the service for the one nobody hears."""
-    settings = {"ssh__deadline": "400h", "events__queues": {}}
+    settings: dict[str, Any] = {"ssh__deadline": "400h", "events__queues": {}}
     with idling(MINUTE, **settings) as it, start_service(it.lab, survey__interval="2s", **settings) as other:
         lab = it.lab
         alone = it.up("alone", factories_num=1, factories_timeout=T_ALONE / HOUR)["factory_0"]
@@ -34,7 +36,7 @@ def test_timer_alone_a_timeout_of_more_than_a_day_and_a_host_that_is_mute_in_eve
         killed = it.now()
         lab.boto("cloudwatch").delete_alarms(AlarmNames=[alarm["AlarmName"] for alarm in lab.alarms()])
 
-        cluster = {"orchestrator_timeout": -1, "setup_cmds": []}
+        cluster: dict[str, Any] = {"orchestrator_timeout": -1, "setup_cmds": []}
         lab.fault({"kind": "cpu", "match": {"role": "Factory", "tags": {"Cluster-Name": "mute"}}, "percent": None})
         rows = other.up(other.file("mute", factories_num=1, factories_timeout=1, **cluster))["instances"]
         [mute] = [row["id"] for row in rows if row["role"] == "Factory"]

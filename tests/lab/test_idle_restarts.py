@@ -77,6 +77,8 @@ def test_hosts_in_use_outlive_a_service_that_restarts_again_and_again_and_idle_o
         assert all(idle_from + T - 5 <= ended[host] <= idle_from + T + WITHIN for host in hosts), (idle_from, ended)
         took = {host: ended[host] - at for host, at in finished.items()}
         assert all(T - BEFORE <= minutes <= T + WITHIN for minutes in took.values()), took
+        busy = {line["instance"] for line in it.service.log("host.became_busy")}
+        assert not busy & {held[f"factory_{index}"] for index in range(EACH)}, "points of ours are no CPU of theirs"
         assert {alarm["Namespace"] for alarm in it.lab.alarms()} == metric
         if SOAK:
             hours = len(in_use) * (it.now() - began) / 60
