@@ -21,6 +21,9 @@ MINUTES = 600 if SOAK else 55
 EACH = 5 if SOAK else 2
 """Hosts of each kind of use; there are four kinds."""
 
+LIFE = 20.0 if SOAK else 6.0
+"""Minutes that the service lives at most: after a start it asks all hosts, and one machine that plays them all takes long."""
+
 T = 60 if SOAK else 20
 """Minutes of the timeout."""
 
@@ -30,7 +33,7 @@ def restarts(it: Idling, until: float, dice: random.Random) -> list[str]:
     ends = []
     while it.now() < until:
         it.service.prepare()
-        it.rest(dice.uniform(0.0, 6.0))
+        it.rest(dice.uniform(0.0, LIFE))
         ends.append(dice.choice(["kill", "stop"]))
         (it.service.kill if ends[-1] == "kill" else it.service.stop)()
         it.service.start()
