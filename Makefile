@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-service demo test test-real simulate crash-matrix idle-soak bench audit check format lint types contracts schemas lock clean
+.PHONY: help install install-service demo test test-real simulate crash-matrix idle-soak bench bench-idle audit check format lint types contracts schemas lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ audit: $(STAMP) ## look for known holes in everything that the lock file names
 
 bench: $(STAMP) ## measure what flambed adds to a launch, in the lab
 	@$(BIN)/python benchmarks/launch.py
+
+bench-idle: $(STAMP) ## count the calls to AWS that protecting 1,000 hosts takes, in the lab
+	@$(BIN)/python benchmarks/idle.py
 
 format: $(STAMP)
 	@echo "== format"

@@ -83,9 +83,9 @@ class Keeper:
             self.guards.pop(instance, None)
             self.probing.forget(instance)
         for protection in table.values():
-            # After a restart most alarms are there already, and comparing a hundred costs less than putting one. A host
-            # that is in use, as a new one is during its set-up, is armed at once.
-            unknown = before is None and protection.minutes is not None and protection.vote_until is None
+            # After a restart most alarms are there already, and comparing a hundred costs less than putting one: who
+            # puts all of them anew, three a second, may never come to the last ones if it is restarted again and again.
+            unknown = before is None and protection.minutes is not None
             self._want(cluster, protection, sink, tags, check=unknown)
             self.guards[protection.instance].ask = ask
         self._tables[cluster] = dict(table)

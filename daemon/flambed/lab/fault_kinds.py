@@ -166,6 +166,14 @@ class FreshFault(Fault):
 
 
 @dataclass(kw_only=True)
+class SkewFault(Fault):
+    """AWS's clock, as its answers tell it, is not this machine's."""
+
+    kind = "skew"
+    seconds: float
+
+
+@dataclass(kw_only=True)
 class InstanceFault(Fault):
     """A fault of one host or of some."""
 
@@ -276,6 +284,6 @@ KINDS: dict[str, type[Fault]] = {
     for kind in (
         ErrorFault, OutageFault, LatencyFault, KillFault, CapacityFault,
         EventsFault, FreshFault, HostFaultOrder, CpuFault, GpuFault, TerminalFault, ExperimentFault, DieFault,
-        InterruptionFault, OutlivingFault,
+        InterruptionFault, OutlivingFault, SkewFault,
     )
 }  # fmt: skip

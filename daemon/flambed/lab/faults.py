@@ -24,6 +24,8 @@ for ever.
         eventual consistency: for so long after a launch the id is InvalidInstanceID.NotFound, tag filters do not
         find the instance, and it has no private address in any answer. "tagging": true is for an instance that is
         described and cannot be tagged: with "ids": false only CreateTags and DeleteTags do not know the id.
+    {"kind": "skew", "seconds": 120}
+        the Date of AWS's answers is so far ahead, in real seconds; nothing else is.
     {"kind": "host", HOST, "fault": {"kind": "refuse", ...} | null}
         see flambed.lab.hosts.HostFault.
     {"kind": "cpu", HOST, "percent": 50.0 | null}

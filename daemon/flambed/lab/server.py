@@ -26,6 +26,7 @@ from flambed.lab.clock import Clock
 from flambed.lab.cloud import Cloud
 from flambed.lab.control import Control
 from flambed.lab.describe import Describe
+from flambed.lab.fault_kinds import SkewFault
 from flambed.lab.faults import Faults
 from flambed.lab.fleet import Delays, Fleet
 from flambed.lab.gate import Gate
@@ -202,7 +203,7 @@ def assemble(options: Options, loop: asyncio.AbstractEventLoop) -> Lab:
         return (control if environ["PATH_INFO"].startswith("/lab/") else aws)(environ, start_response)
 
     try:
-        server = Server(options.port, application)
+        server = Server(options.port, application, lambda: sum(fault.seconds for fault in faults.of(SkewFault)))
     except OSError as error:
         raise PortTakenError(f"cannot listen on port {options.port}: {error.strerror}; choose another --port") from None
     return Lab(server, timers, hosts, lock)

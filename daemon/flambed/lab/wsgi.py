@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,6 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
                 environ[key] = f"{environ[key]},{value}" if key in environ else value
         return environ
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The Date of an answer, by the clock that AWS has here."""
+        return super().date_time_string((time.time() if timestamp is None else timestamp) + self.server.ahead())
+
     def _reset(self) -> None:
         # Lingering for 0 seconds makes close() send RST: the client sees "connection reset by peer".
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -142,8 +147,9 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
 
-    def __init__(self, port: int, application: Application) -> None:
+    def __init__(self, port: int, application: Application, ahead: Callable[[], float] = lambda: 0.0) -> None:
         self.application = application
+        self.ahead = ahead  # seconds by which AWS's clock is ahead of this machine's
         super().__init__(("127.0.0.1", port), _Handler)
 
     def server_bind(self) -> None:
