@@ -352,7 +352,7 @@ class Slow(Stage):
         self.answer = asyncio.Event()
         self.answers = {Find: nothing_exists, Prepare: prepared}
 
-    async def _perform(self, action: Action, emit: Callable[[Fact], None]) -> Mapping[Key, StepError]:
+    async def _perform(self, action: Action, emit: Emit) -> Mapping[Key, StepError]:
         if isinstance(action, Launch):
             await self.answer.wait()
             emit(facts.LaunchAnswered(at=Clock().now(), token=action.token, instances=()))
