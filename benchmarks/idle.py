@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/idle.py [HOSTS]
 
-The region's keeper runs against the lab as it does in the service; a minute of both lasts a second. Probes are no
+The region's keeper runs against the lab as it does in the service; a minute of both lasts three seconds. Probes are no
 calls to AWS: each host is asked once in five minutes over SSH, which `tests/test_probing.py` counts.
 """
 
@@ -32,9 +32,8 @@ from flambed.keeper import Keeper
 from flambed.region import Region
 from flambed.steps import protect
 
-MINUTE = 1.0  # real seconds
-MINUTES = 15
-AT_ONCE = asyncio.Semaphore(16)
+MINUTE = 3.0  # real seconds; the lab has to keep up with 1,000 hosts
+MINUTES = 5
 CLUSTER = ("bench", "bench")
 COUNTED = ("PutMetricData", "GetMetricData", "PutMetricAlarm", "DescribeAlarms")
 
@@ -80,7 +79,8 @@ async def measure(told: dict[str, Any], mode: str, ids: Sequence[str]) -> None:
             if mode == "refuse":
                 region.keeper.own_metric = True  # found out long ago
             for name, minutes in (("1 h", 60), ("0", 5)):
-                await asyncio.gather(*(put(region, instance, minutes) for instance in ids))
+                at_once = asyncio.Semaphore(16)
+                await asyncio.gather(*(put(region, instance, minutes, at_once) for instance in ids))
                 await steady(told, region.keeper, (mode, name, "none"), table(ids, minutes))
                 await steady(told, region.keeper, (mode, name, "all"), table(ids, minutes, vote_until=float("inf")))
                 region.keeper.forget(CLUSTER)
@@ -88,10 +88,10 @@ async def measure(told: dict[str, Any], mode: str, ids: Sequence[str]) -> None:
         await aws.close()
 
 
-async def put(region: Region, instance: str, minutes: int) -> None:
+async def put(region: Region, instance: str, minutes: int, at_once: asyncio.Semaphore) -> None:
     """Put an alarm as the keeper would: three a second are what AWS takes, and they are not what is counted."""
     config = protect.alarm(instance, minutes, 0.5, region=region.name, own_metric=region.keeper.own_metric)
-    async with AT_ONCE:
+    async with at_once:
         await region.clients.cloudwatch.put_metric_alarm(**config)
 
 
