@@ -108,11 +108,12 @@ class Probing:
             host.mute = True
             self._keeper.tell(guard, HostMute(at=now, instance=guard.instance, since=host.failing_since, why=why))
         if host.mute:
-            host.known_at = now
+            self._known(guard, now)
 
     def _answered(self, guard: Guard, question: Question, answer: Probe) -> None:
         host, now = guard.listening, self._region.clock.now()
-        host.answer, host.answered_at, host.known_at, host.due_at = answer, now, now, now + EVERY
+        host.answer, host.answered_at, host.due_at = answer, now, now + EVERY
+        self._known(guard, now)
         host.failing_since, host.failure = None, ""
         if host.mute:
             host.mute = False
@@ -162,6 +163,7 @@ class Probing:
     def forget(self, instance: str) -> None:
         """Keep nothing of a host that runs no more."""
         self._memory.pop(_kept_as(instance), None)
+        self._memory.pop(_known_as(instance), None)
 
     # --- across restarts -----------------------------------------------------------------------------------------
 
@@ -171,8 +173,15 @@ class Probing:
         if question is None or host.recalled:
             return
         host.recalled, host.mute = True, question.mute
+        host.known_at = float(self._memory.get(_known_as(guard.instance), "-inf"))
         kept = json.loads(self._memory.get(_kept_as(guard.instance), "{}"))
         host.leases = {vote: min(float(kept.get(vote, now + LEASE)), now + TYPED_WITHIN) for vote in question.votes}
+
+    def _known(self, guard: Guard, now: float) -> None:
+        """Note that it is known whether the host is in use; across restarts only where our own metric depends on it."""
+        guard.listening.known_at = now
+        if self._keeper.own_metric:
+            self._memory[_known_as(guard.instance)] = str(now)
 
     def _remember(self, guard: Guard) -> None:
         leases = guard.listening.leases
@@ -184,6 +193,10 @@ class Probing:
 
 def _kept_as(instance: str) -> str:
     return f"leases {instance}"
+
+
+def _known_as(instance: str) -> str:
+    return f"known {instance}"
 
 
 def _differs(asked: Question | None, question: Question) -> bool:
