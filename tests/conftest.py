@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from flambed.log import Log
 from tests import rows
-from tests.eventsseen import EventCollector, EventReport
+from tests.eventsseen import EventCollector, EventReport, noting
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(EventReport())
     config.pluginmanager.register(rows.Report("parity with the source document", "seed", rows.parity()))
     config.pluginmanager.register(rows.Report("idle protection", "idle", rows.IDLE))
+
+
+@pytest.fixture(autouse=True)
+def _note_events(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the report on events know of what the product's own log says; test_log makes it say everything there is."""
+    if request.path.name != "test_log.py":
+        monkeypatch.setattr(Log, "_write", noting(Log._write))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,6 +41,7 @@ from flambed.errors import (
     OverLimitError,
     Problem,
 )
+from tests.eventsseen import saw
 from tests.fakeservice import CREATOR, FakeService, orphan, status
 
 FILE = f"""\
@@ -65,6 +66,7 @@ class Log:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
     def __call__(self, event: str, /, **fields: Any) -> None:
+        saw(event)
         self.events.append((event, fields))
 
     def named(self, event: str) -> list[dict[str, Any]]:

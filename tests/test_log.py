@@ -23,6 +23,7 @@ from flambed.journal import Entry
 from flambed.log import COMMON, Log, _Forward, configure, markdown, schema, to_event, to_line
 from flambed.observed import facts
 from flambed.observed.facts import FACTS, Fact, Key, Seen
+from tests import eventsseen
 from tests.fact_strategies import ANY_FACT, facts_of
 from tests.json_schema import fits
 
@@ -544,3 +545,11 @@ def test_the_log_counts_each_event_whatever_level_is_written_and_whoever_is_boun
     log.bind(cluster="c").emit("service.stopped")
     log.emit("no.such_event")
     assert log.counts == {"service.stopped": 2, "log.undeclared": 1}
+
+
+@pytest.mark.parametrize("event", sorted(eventsseen.ELSEWHERE))
+def test_an_event_that_only_real_parts_show_is_looked_for_by_their_tests(event: str) -> None:
+    """The report on events leaves it to them."""
+    text = (Path(__file__).parent / eventsseen.ELSEWHERE[event]).read_text()
+    fact = CATALOGUE[event].fact
+    assert event in text or (fact is not None and fact.__name__ in text)

@@ -26,7 +26,7 @@ from hypothesis.errors import Unsatisfiable
 from tests.lab.labproc import start_lab
 from tests.lab.serviceproc import Service, start_service
 
-REQUESTS: Final = int(os.environ.get("FUZZ", "600"))
+REQUESTS: Final = int(os.environ.get("FUZZ", "300"))
 QUIET: Final = settings(
     deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True, print_blob=False
 )

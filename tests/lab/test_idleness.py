@@ -21,11 +21,11 @@ WITHIN = 12
 
 
 @contextmanager
-def opened() -> Iterator[Service]:
+def opened(namespace: str = "accept") -> Iterator[Service]:
     """A service and a lab in which a minute is over in no time."""
     speed = ("--minute", str(MINUTE), "--boot", "0.3", "--ssh-delay", "0.1", "--shutdown", "0.1", "--quotas", "off")
     with (
-        start_lab(*speed) as lab,
+        start_lab(*speed, "--aws-namespace", namespace) as lab,
         start_service(lab, ssh__deadline="4h", survey__interval="2s", log__level="debug") as service,
     ):
         yield service
@@ -60,10 +60,17 @@ def rest(count: float) -> None:
     time.sleep(count * MINUTE)
 
 
-@pytest.mark.idle("votes", "AWS/ accepted", "factories gone", "loss of an instance")
-def test_idle_hosts_end_and_those_in_use_do_not() -> None:
+@pytest.mark.idle("votes", "factories gone", "loss of an instance")
+@pytest.mark.parametrize(
+    "namespace",
+    [
+        pytest.param("accept", marks=pytest.mark.idle("AWS/ accepted")),
+        pytest.param("refuse", marks=pytest.mark.idle("AWS/ refused", "own fakes", "change of mode")),
+    ],
+)
+def test_idle_hosts_end_and_those_in_use_do_not(namespace: str) -> None:
     """A busy CPU, a busy GPU with the CPU at nothing, a person who types: they stay. A forgotten tmux does not."""
-    with opened() as service:
+    with opened(namespace) as service:
         lab = service.lab
         names = up(service, factories_num=5, factories_type="g4dn.xlarge")
         idle, tmux, cpu, gpu, typing = (names[f"c_factory_{number}"] for number in range(5))

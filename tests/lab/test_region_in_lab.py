@@ -164,9 +164,8 @@ async def test_a_cluster_is_launched_found_and_given_back(
         described = await survey.describe(it.region, [*factories, "i-00000000000000000"])
         assert described.missing == ("i-00000000000000000",)
         assert all(i.private_host and i.public_host and i.volumes and i.monitored for i in described.instances)
-        await launch.tag(
-            it.region, it.cluster, factories[0], described.instances[0].volumes, {"Name": "c_factory_0"}, "d"
-        )
+        tags = {"Purpose": "flambe", "Name": "c_factory_0"}
+        await launch.tag(it.region, it.cluster, factories[0], described.instances[0].volumes, tags, "d")
         found, _ = await survey.find(it.region, "me", "c")
         assert {i.id: (i.role, i.name) for i in found} == {
             orchestrator.id: (Role.ORCHESTRATOR, "c_orchestrator"),
