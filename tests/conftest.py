@@ -14,8 +14,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed-report",
         action="store_true",
-        help="print which tests prove each row of docs/parity.md and of idle protection, and which events no test has "
-        "seen; fail where one lacks",
+        help="print which tests prove each row of docs/parity.md and of idle protection, fail where one lacks; and "
+        "print which events no test has seen",
     )
 
 

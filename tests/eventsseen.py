@@ -54,11 +54,9 @@ class EventReport:
         self._seen.update(getattr(node, "workeroutput", {}).get("events", ()))
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail where an event was never seen."""
+    def pytest_sessionfinish(self) -> None:
+        """Take what this process itself has seen."""
         self._seen |= _SEEN
-        if self.missing() and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def missing(self) -> list[str]:
         """Return the events of the catalogue that no test has seen."""
