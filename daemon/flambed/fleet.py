@@ -294,10 +294,14 @@ class Fleet:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def forget(self, member: Member) -> None:
-        """Look after a cluster no longer, and keep nothing of it: it is gone."""
+    async def drop(self, member: Member) -> None:
+        """Look after a cluster no longer; if it exists all the same, it can be found again by its tags."""
         await member.close()
         self.directory.remove(member)
+
+    async def forget(self, member: Member) -> None:
+        """Look after a cluster no longer, and keep nothing of it: it is gone."""
+        await self.drop(member)
         self._ended.add(member.cluster_id)
         self._bench.outputs.forget(member.cluster_id)
         self._bench.keys.forget(member.cluster_id)

@@ -339,8 +339,10 @@ class Service:
         try:
             await asyncio.gather(member.loop.take(asked), member.loop.take(look))
         except ReadOnlyError:
-            if member.world.desired is None:  # nothing was taken in: there is no such cluster
-                await self._fleet.forget(member)
+            if member.world.desired is None:  # nothing was taken in: no such cluster is known
+                await self._fleet.drop(member)
+                if lost is None:  # the hosts of one whose record was lost still show these keys
+                    self._bench.keys.forget(cluster_id)
             raise
         return self._status(member)
 
