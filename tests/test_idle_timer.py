@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flambed.observed.probes import Timer
 from tests.idlehost import SHELLS, IdleHost
 from tests.parts import real_part
 
@@ -320,6 +321,17 @@ def test_the_wall_clock_plays_no_part(host: IdleHost) -> None:
     assert host.status()["terminal"] == "0"
     assert host.ticks(35) is None
     assert (host.status()["terminal"], host.status()["idle"]) == (str(35 * 60), "600")
+
+
+def test_a_tick_in_the_middle_of_a_renewal_is_no_input_in_the_future(host: IdleHost) -> None:
+    """The renewal looked at the clock, then the tick wrote its samples, then the renewal read them."""
+    host.terminal("pts/0", at=1_000_060)
+    host.pass_time(60)
+    host.tick()
+    host.pass_time(-2)
+    seen = host.probe()
+    assert (seen.timer, seen.terminal) == (Timer.RENEWED, 0)
+    assert host.status()["idle"] == "0"
 
 
 def test_two_ticks_at_once_are_one(host: IdleHost) -> None:

@@ -74,7 +74,9 @@ samples() { # sets: sampled and so on; fails where there are none of the last fi
   recall "$memory/samples" || return 1
   set -- $words
   sampled=$2 total=$3 rest=$4 cpu=$5 peak=$6 typed=$7 input=$8 since=$9
-  [ "$1" = "$boot" ] && [ $((up - sampled)) -le 300 ]
+  [ "$1" = "$boot" ] || return 1
+  [ "$up" -ge "$sampled" ] || up=$sampled # a tick came between our look at the clock and this one
+  [ $((up - sampled)) -le 300 ]
 }
 
 cpu_times() { # sets: total_now, rest_now, in clock ticks since the boot
