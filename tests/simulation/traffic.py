@@ -85,7 +85,8 @@ class Traffic:
                 recent = ended - RECOVERS_WITHIN < process.time_of(failure.at) < ended
                 wanted = recent and (key.kind == "terminate") != member.world.wanted
                 again = self._last.get(CALLS.get(key.kind, ""), 0.0) >= ended
-                if failure.code in UNREACHED and wanted and not again:
+                given_up = member.world.phase == "failed" and key.kind != "terminate"
+                if failure.code in UNREACHED and wanted and not (again or given_up):
                     self._tell.violation(
                         f"{RECOVERS_WITHIN:g} s after the outage of {ended:.0f}, {key} was not tried again"
                     )

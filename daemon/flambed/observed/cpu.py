@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from flambed.pacing import Rank
+from flambed.paging import pages
 from flambed.steps import protect
 
 if TYPE_CHECKING:
@@ -46,13 +46,10 @@ async def read(  # noqa: PLR0917 - what is read, how, and from when to when
         "ScanBy": "TimestampAscending",
     }
     found: dict[str, list[tuple[float, float]]] = {}
-    while True:
-        answer = await region.call(region.clients.cloudwatch.get_metric_data, rank=Rank.LOOK, **params)
+    async for answer in pages(region, region.clients.cloudwatch.get_metric_data, **params):
         for result in answer.get("MetricDataResults", ()):
             times = (at.timestamp() for at in result.get("Timestamps", ()))
             samples = list(zip(times, result.get("Values", ()), strict=True))
             if samples:
                 found.setdefault(ids[int(result["Id"].removeprefix("m"))], []).extend(samples)
-        if not answer.get("NextToken"):
-            return {instance: sorted(samples) for instance, samples in found.items()}
-        params["NextToken"] = answer["NextToken"]
+    return {instance: sorted(samples) for instance, samples in found.items()}

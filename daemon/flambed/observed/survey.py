@@ -12,6 +12,7 @@ from flambed.desired import PURPOSE, Role
 from flambed.observed.facts import ClusterSurveyed, InstancesDescribed, Seen
 from flambed.observed.lookout import CONFIRM_AFTER
 from flambed.pacing import Rank
+from flambed.paging import pages
 from flambed.steps.protect import alarm_name
 
 if TYPE_CHECKING:
@@ -163,12 +164,9 @@ async def alarms_named(region: Region, prefix: str) -> list[Mapping[str, Any]]:
     """
     found: list[Mapping[str, Any]] = []
     params: dict[str, Any] = {"AlarmNamePrefix": prefix, "AlarmTypes": ["MetricAlarm"], "MaxRecords": MOST_NAMES}
-    while True:
-        answer = await region.call(region.clients.cloudwatch.describe_alarms, **params)
+    async for answer in pages(region, region.clients.cloudwatch.describe_alarms, **params):
         found += answer.get("MetricAlarms", ())
-        if not answer.get("NextToken"):
-            return found
-        params["NextToken"] = answer["NextToken"]
+    return found
 
 
 async def tagged(region: Region, key: str, values: Iterable[str]) -> list[Seen]:
@@ -209,12 +207,9 @@ async def _describe_volumes(
 ) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     params: dict[str, Any] = {"Filters": list(filters), "MaxResults": PAGE}
-    while True:
-        answer = await region.call(region.clients.ec2.describe_volumes, whose=whose, **params)
+    async for answer in pages(region, region.clients.ec2.describe_volumes, whose=whose, **params):
         found += answer.get("Volumes", ())
-        if not answer.get("NextToken"):
-            return found
-        params["NextToken"] = answer["NextToken"]
+    return found
 
 
 async def keep_surveying(region: Region) -> None:
@@ -274,12 +269,9 @@ async def _describe(
 ) -> list[Description]:
     found: list[Description] = []
     params: dict[str, Any] = {"Filters": list(filters), "MaxResults": PAGE}
-    while True:
-        answer = await region.call(region.clients.ec2.describe_instances, rank=rank, whose=whose, **params)
+    async for answer in pages(region, region.clients.ec2.describe_instances, rank=rank, whose=whose, **params):
         found += [instance for group in answer.get("Reservations", ()) for instance in group["Instances"]]
-        if not answer.get("NextToken"):
-            return found
-        params["NextToken"] = answer["NextToken"]
+    return found
 
 
 def _tag(key: str, *values: str) -> dict[str, Any]:

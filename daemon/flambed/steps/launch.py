@@ -19,6 +19,7 @@ from flambed.observed.facts import (
 )
 from flambed.observed.survey import seen
 from flambed.pacing import Rank
+from flambed.paging import pages
 from flambed.tags import LAUNCH_TAG
 
 if TYPE_CHECKING:
@@ -174,12 +175,9 @@ async def _offerings(region: Region) -> tuple[str, ...]:
     async def fetch() -> tuple[str, ...]:
         found: list[str] = []
         params: dict[str, Any] = {"LocationType": "region", "MaxResults": 1000}
-        while True:
-            answer = await region.call(region.clients.ec2.describe_instance_type_offerings, **params)
+        async for answer in pages(region, region.clients.ec2.describe_instance_type_offerings, **params):
             found += [offering["InstanceType"] for offering in answer.get("InstanceTypeOfferings", ())]
-            if not answer.get("NextToken"):
-                return tuple(sorted(found))
-            params["NextToken"] = answer["NextToken"]
+        return tuple(sorted(found))
 
     return await region.offerings.get(region.name, fetch)
 
