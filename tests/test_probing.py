@@ -250,6 +250,21 @@ async def test_a_new_timeout_and_a_hold_are_told_to_the_timer_at_once() -> None:
 
 
 @virtual
+async def test_a_timer_that_cannot_be_told_of_a_hold_is_told_a_minute_later_and_not_without_a_pause() -> None:
+    """A host that refuses at once, as one with another key does, is not asked in a busy loop until it counts as mute."""
+    cloud, hosts = Cloud(), Hosts()
+    async with opened(cloud, hosts) as keeper:
+        await asyncio.sleep(MINUTE)
+        hosts.broken = StepError(Reason.HOST_KEY_CHANGED, "HostKeyNotVerifiable", "it shows another key")
+        until = keeper.region.clock.now() + 3600
+        keeper.want(ME, wanted(hold_until=until), cloud.heard.take, ask=hosts.ask)
+        await asyncio.sleep(150)
+        hosts.broken = None
+        await asyncio.sleep(MINUTE)
+    assert [question.hold_until for _, question, _ in hosts.asked] == [None, until, until, until, until]
+
+
+@virtual
 async def test_a_host_that_cannot_be_asked_is_left_alone() -> None:
     """Without an address, without a key, or without a timeout there is no question."""
     cloud, hosts = Cloud(), Hosts()

@@ -323,7 +323,7 @@ _KINDS: Final = (
     EventKind("host.became_busy", "info", "A host's CPU went over its threshold.", fact=facts.BecameBusy),
     EventKind(
         "host.became_idle", "info", "A host's CPU fell under its threshold.",
-        {"since": time("its last busy minute")},
+        {"since": time("its last busy minute", optional=True)},
         facts.BecameIdle,
     ),
     EventKind(

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from flambed.aws import Answer
 from tests.fakes import client_error
+from tests.simulation import use
 from tests.simulation.faults import Weather
+from tests.simulation.use import Way
 from tests.virtualtime import START
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ class CloudWatch:
         self._cloud = cloud
         self._weather = weather
         self.alarms: dict[str, dict[str, Any]] = {}  # by instance
-        self.puts: dict[str, int] = defaultdict(int)
+        self.aimed_at: dict[tuple[str, str], float] = {}  # when a machine first had an alarm on a namespace's metric
+        self.robbed_at: dict[str, float] = {}
         self._fired: set[str] = set()
         self._points: dict[tuple[str, str], list[int]] = defaultdict(list)
         self._values: dict[tuple[str, str, int], list[float]] = defaultdict(list)
@@ -44,10 +47,11 @@ class CloudWatch:
         self._cloud.witness.touched(machine, "armed")
         if instance not in self.alarms:
             self._fired.discard(instance)
+        aims_at = instance, params["Namespace"]
+        self.aimed_at.setdefault(aims_at, self._cloud.now)
         made = {"AlarmArn": f"arn:{params['AlarmName']}", "Tags": params.get("Tags", [])}
         before = self.alarms.get(instance, made)  # tags count at the creation only
         self.alarms[instance] = {**params, "AlarmArn": before["AlarmArn"], "Tags": before["Tags"]}
-        self.puts[instance] += 1
         return {}
 
     def describe_alarms(self, params: Mapping[str, Any]) -> Answer:
@@ -112,12 +116,22 @@ class CloudWatch:
         more = {"NextToken": str(start + page)} if len(queries) > start + page else {}
         return {"MetricDataResults": results, **more}
 
+    def rob(self, instance: str) -> None:
+        """Somebody deletes a machine's alarm, or switches it off."""
+        self.robbed_at[instance] = self._cloud.now
+        if self._weather.rng.random() < 0.5:
+            del self.alarms[instance]
+        else:
+            self.alarms[instance]["ActionsEnabled"] = False
+
     # --- what the points are -------------------------------------------------------------------------------------
 
     def _samples(self, namespace: str, instance: str, minute: int) -> list[float]:
         written = self._values.get((namespace, instance, minute), [])
         machine = self._cloud.machines.get(instance)
-        if machine is None or not namespace.startswith("AWS/") or not _measured(machine, minute, self._cloud.now):
+        if machine is None or not namespace.startswith("AWS/") or self._is_lost(minute):
+            return written
+        if not _measured(machine, minute, self._cloud.now):
             return written
         return [*written, _real(machine, minute)]
 
@@ -126,15 +140,16 @@ class CloudWatch:
         fakes = self._points.get(("AWS/EC2", machine.id), [])
         at = bisect_right(fakes, now)
         last = fakes[at - 1] if at else -1
-        for begins, ends in machine.busy:
-            if begins <= now * MINUTE:
-                last = max(last, min(now, int(ends // MINUTE)))
-        return last
+        used = use.last(machine, Way.CPU, now * MINUTE)
+        return last if used is None else max(last, int(used // MINUTE))
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
         minute = round(self._cloud.now / MINUTE)
+        self._cloud.later((minute + 1) * MINUTE - self._cloud.now, self._evaluate)
+        if self._is_lost(minute):
+            return
         now = minute - 1
         for instance, alarm in list(self.alarms.items()):
             machine = self._cloud.machines[instance]
@@ -145,9 +160,15 @@ class CloudWatch:
                 self._fired.discard(instance)
             elif instance not in self._fired:
                 self._fired.add(instance)
-                if not machine.protected:
+                fails = self._cloud.now < self._weather.calm_at and self._weather.chance(self._weather.alarm_fails)
+                if machine.protected or fails:
+                    machine.spared = True
+                else:
                     self._cloud.end(machine, "its alarm", by="alarm")
-        self._cloud.later((minute + 1) * MINUTE - self._cloud.now, self._evaluate)
+
+    def _is_lost(self, minute: int) -> bool:
+        begins, ends = self._weather.cpu_lost
+        return begins <= minute * MINUTE < ends
 
     def _is_idle(self, machine: Machine, alarm: Mapping[str, Any], now: int) -> bool:
         length = int(alarm["Period"] * alarm["EvaluationPeriods"] // MINUTE)
@@ -169,7 +190,7 @@ def _measured(machine: Machine, minute: int, now: float) -> bool:
 
 def _real(machine: Machine, minute: int) -> float:
     at = minute * MINUTE
-    return 50.0 if any(begins <= at < ends for begins, ends in machine.busy) else 0.02
+    return 50.0 if use.between(machine, Way.CPU, at, at) else 0.02
 
 
 def _reduce(how: str, values: list[float]) -> float:

@@ -18,6 +18,8 @@ from tests.fakes import OWNER, client_error, state_change
 from tests.simulation.alarms import CloudWatch
 from tests.simulation.faults import Weather
 from tests.simulation.timeline import Timeline
+from tests.simulation.timer import Timer, minutes_in
+from tests.simulation.use import Stretch, Uses, drawn
 from tests.simulation.volumes import Volumes
 from tests.virtualtime import START
 
@@ -70,7 +72,12 @@ class Machine:
     why: str | None = None
     ended_by: str | None = None  # who asked for its end
     protected: bool = False
-    busy: tuple[tuple[float, float], ...] = ()
+    was_protected: bool = False
+    uses: Uses = field(default_factory=dict)
+    timer: Timer | None = None
+    spared: bool = False  # its alarm came, and did nothing
+    deaf: Stretch = (0.0, 0.0)  # from when until when it does not answer
+    impostor: Stretch = (0.0, 0.0)  # from when until when somebody else answers in its place
     boots: int = 0
 
     @property
@@ -87,6 +94,11 @@ class Machine:
     def exists(self) -> bool:
         """Whether it is there, and not on its way out."""
         return self.state in EXISTS
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether it has a GPU."""
+        return self.kind.startswith("g")
 
     @property
     def address(self) -> str:
@@ -179,6 +191,9 @@ class Cloud:
             count = weather.rng.randint(1, count - 1)
             self.lacks.add(cluster)
         machines = [self.launch(token, given, kind=params["InstanceType"]) for _ in range(count)]
+        if (minutes := minutes_in(params)) is not None:
+            for machine in machines:
+                machine.timer = Timer(self, machine, minutes)
         self._launches[token] = (now, dict(params), machines)
         return {"Instances": [self._describe(m) for m in machines]}
 
@@ -274,10 +289,8 @@ class Cloud:
         machine.history.append((now, "pending"))
         machine.shown_from = now + weather.lags(now)
         machine.tags_from = max(machine.shown_from, now + weather.lags(now))
-        machine.protected = now < weather.calm_at and weather.chance(weather.protected)
-        if rng.random() < 0.5:
-            begins = rng.uniform(60, 3600)
-            machine.busy = ((now + begins, now + begins + rng.uniform(60, 5400)),)
+        machine.protected = machine.was_protected = now < weather.calm_at and weather.chance(weather.protected)
+        machine.uses = drawn(weather, machine, now)
         self.machines[machine.id] = machine
         self.volumes.made(machine, tags)
         self.witness.moved(machine, "pending", "launched")
@@ -286,6 +299,8 @@ class Cloud:
             self.later(rng.uniform(0, 10), self.end, machine, "Client.VolumeLimitExceeded: Volume limit exceeded")
         self.later(rng.uniform(5, 17), self._run, machine)
         if now < weather.calm_at:
+            machine.deaf = weather.spell(weather.deaf, now)
+            machine.impostor = weather.spell(weather.impostors, now)
             if weather.chance(weather.dies):
                 self.later(rng.expovariate(1 / 600), self._die, machine)
             if weather.chance(weather.stops):
@@ -299,6 +314,8 @@ class Cloud:
             machine.running_at = self.now
             machine.boots += 1
             self.move(machine, "running", "booted")
+            if machine.timer is not None:
+                machine.timer.booted()
 
     def _die(self, machine: Machine) -> None:
         if self.now < self._weather.calm_at:

@@ -88,6 +88,17 @@ class Weather:
     bad_command: float = 0.0
     drops: float = 0.0  # a link, at each command
     strangers: Sequence[float] = ()
+    impostors: float = 0.0  # somebody else answers at a host's address for a while
+
+    # idle protection
+    gpu: float = 0.0  # a machine is used by its GPU alone; see `use`
+    typed: float = 0.0
+    experiment: float = 0.0
+    deaf: float = 0.0  # a host does not answer for a while
+    dim: float = 0.0  # a host cannot tell something that it is asked, or not all of it arrives
+    alarm_fails: float = 0.0  # an alarm comes, and its action does nothing
+    robbed: Sequence[float] = ()  # when somebody deletes or disables an alarm
+    cpu_lost: tuple[float, float] = (0.0, 0.0)  # EC2 has no CPU of any machine, and alarms are not evaluated
 
     # who else is there
     two_users: bool = False
@@ -145,6 +156,16 @@ class Weather:
             (rng.uniform(0, calm), rng.choice([60.0, 900.0, 7200.0])) for _ in range(some(0.08, 1, 2, otherwise=0))
         ]
         weather.journal_lost = some(0.15, 0.3, 1.0, otherwise=0.0)
+        weather.gpu = some(0.4, 0.3, 0.8, otherwise=0.0)
+        weather.typed = some(0.3, 0.3, 0.6, otherwise=0.0)
+        weather.experiment = some(0.3, 0.9, otherwise=0.0)
+        weather.deaf = some(0.25, 0.3, 0.8, otherwise=0.0)
+        weather.dim = some(0.25, 0.05, 0.4, otherwise=0.0)
+        weather.impostors = some(0.15, 0.3, otherwise=0.0)
+        weather.alarm_fails = some(0.2, 0.5, 1.0, otherwise=0.0)
+        weather.robbed = [rng.uniform(0, calm) for _ in range(some(0.2, 1, 3, otherwise=0))]
+        if rng.random() < 0.15:
+            weather.cpu_lost = _window(rng, calm)
         if rng.random() < 0.02:
             weather.crash, weather.long_down = 0.02, rng.choice([21 * HOUR, 25 * HOUR])
         if rng.random() < 0.06:
@@ -155,10 +176,19 @@ class Weather:
         """Throw the dice. Nothing is drawn for what never happens."""
         return probability > 0.0 and self.rng.random() < probability
 
+    def spell(self, probability: float, now: float) -> tuple[float, float]:
+        """Return from when until when something is the matter with one machine, with this probability."""
+        if not self.chance(probability):
+            return 0.0, 0.0
+        begins = now + self.rng.uniform(0, 3600)
+        return begins, min(self.calm_at, begins + self.rng.uniform(60, 2400))
+
     def crashes_here(self, what: str, now: float) -> bool:
         """Whether the service is killed at this point; most often where much is at stake, seldom where it only waits."""
+        if self.crash == 0.0 or self.crashes_left <= 0 or now >= self.calm_at:
+            return False
         stake = 10.0 if any(word in what for word in AT_STAKE) else 0.1 if "_message" in what else 1.0
-        if now >= self.calm_at or self.crashes_left <= 0 or not self.chance(self.crash * stake):
+        if not self.chance(self.crash * stake):
             return False
         self.crashes_left -= 1
         return True
@@ -214,6 +244,14 @@ class Weather:
         if any(begins <= until and since < ends for begins, ends in away):
             return False
         return since >= self.calm_at or self.throttled + self.lost_request + self.lost_answer + self.slow < 0.1
+
+    def fair_since(self, now: float) -> float:
+        """Return since when the API answers by and large, the disk takes what is written, and clocks do not jump."""
+        if now < self.calm_at and self.throttled + self.lost_request + self.lost_answer + self.slow >= 0.1:
+            return now
+        away = [*((outage.begins, outage.ends) for outage in self.outages), *self.slept, self.disk_full, self.cpu_lost]
+        away += [(at, at) for at, _ in self.clock_jumps]
+        return max((min(ends, now) for begins, ends in away if begins <= now), default=0.0)
 
     def is_odd(self, since: float, until: float) -> bool:
         """Whether the machine's clock was set, or the machine slept, between two times."""

@@ -16,13 +16,13 @@ from flambed.errors import Reason
 from flambed.observed import probes
 from flambed.ssh import Deadlines, Host, HostKeyChangedError, Result, SshError, Target
 from flambed.steps import acquaint, link, rekey, setup
+from tests.simulation import use
 from tests.simulation.cloud import Cloud, Machine
 from tests.simulation.faults import Weather
+from tests.simulation.use import BUSY_GPU, TYPED_WITHIN, Way
 from tests.simulation.wire import Process
 
-ANSWER = "flambed-probe\ntimer renewed\ngpu none\nterminal none\nexperiment none\nuptime 900\nend\n"
-"""What a host says to a probe: it has a timer, and nobody uses it but by its CPU."""
-
+IMPOSTOR = "impostor"
 LOOKS_AGAIN = 10.0
 KEEPALIVE = 45.0
 
@@ -57,7 +57,12 @@ class Hosts:
         self._cloud = cloud
         self._weather = weather
         self._hosts: dict[str, Disposition] = {}
-        self.twice: list[str] = []  # set-up that should never have been seen
+        self.wrong: list[str] = []  # what should never have been done to a host
+        self.heard: dict[str, tuple[int, float]] = {}  # in which boot a machine was reached, and since when
+        self.silent: dict[str, float] = {}  # when it last did not
+        self.set_up: dict[str, tuple[float, float]] = {}  # when something was first and last done to a machine
+        self.told: dict[tuple[str, Way], float] = {}  # when it last told that it is used in a way
+        self.untold: dict[tuple[str, Way], float] = {}  # when it last could not tell whether it is
 
     def of(self, machine: Machine) -> Disposition:
         """Return the host of a machine as it is in this boot; a disk keeps what ended."""
@@ -73,6 +78,11 @@ class Hosts:
         self._hosts[machine.id] = Disposition(opens, trouble, machine.boots, ended, 0, *kept)
         return self._hosts[machine.id]
 
+    def forgotten(self) -> None:
+        """The service knows no more what hosts have told it."""
+        self.heard.clear()
+        self.told.clear()
+
     def connector(self, process: Process) -> Callable[..., AbstractAsyncContextManager[Host]]:
         """Return what stands for `ssh.connect_when_up` in a process."""
 
@@ -81,32 +91,47 @@ class Hosts:
             target: Target, *, until: float, deadlines: Deadlines | None = None
         ) -> AsyncIterator[Host]:
             await process.point(f"before connecting to {target.address}")
-            machine = await self._reach(target, until)
-            process.call(f"ssh {machine.id}: connected")
-            await process.point(f"after connecting to {target.address}")
-            host = self.of(machine)
-            host.key = host.key or target.host_keys[0]
-            if host.key not in target.host_keys:
-                raise HostKeyChangedError("HostKeyNotVerifiable", target, host.key)
-            yield Session(self, machine, process, host.key)  # type: ignore[misc] # it is used as a Host is
+            machine = next(m for m in self._cloud.machines.values() if m.address == target.address)
+            try:
+                await self._reach(target, machine, until)
+                key = self._shown_by(machine, target)
+                process.call(f"ssh {machine.id}: connected")
+                await process.point(f"after connecting to {target.address}")
+                yield Session(self, machine, process, key)  # type: ignore[misc] # it is used as a Host is
+            except SshError:
+                self.silent[machine.id] = self._cloud.now
+                raise
 
         return connect_when_up
 
-    async def _reach(self, target: Target, until: float) -> Machine:
+    def _shown_by(self, machine: Machine, target: Target) -> str:
+        """Return the host key that whoever answers at a machine's address shows, if it is one of the pinned ones."""
+        host, now = self.of(machine), self._cloud.now
+        host.key = shown = host.key or target.host_keys[0]
+        begins, ends = machine.impostor
+        if begins <= now < ends or (host.trouble == "other_key" and now < self._weather.calm_at):
+            shown = f"ssh-ed25519 {IMPOSTOR}-{machine.id}"
+        if shown not in target.host_keys:
+            raise HostKeyChangedError("HostKeyNotVerifiable", target, shown)
+        if shown != host.key:
+            self.wrong.append(f"an impostor of {machine.id} was logged in to")
+        return shown
+
+    async def _reach(self, target: Target, machine: Machine, until: float) -> None:
+        """Return once somebody answers at a machine's address."""
         cloud = self._cloud
         while True:
-            machine = next(m for m in cloud.machines.values() if m.address == target.address)
             open_at = None
             if machine.state == "running":
                 assert machine.running_at is not None
                 host = self.of(machine)
-                calm = cloud.now >= self._weather.calm_at
-                if host.trouble == "other_key" and not calm:
-                    raise HostKeyChangedError("HostKeyNotVerifiable", target, None)
-                if calm or host.trouble in (None, "hangs", "slow"):
+                begins, deaf_until = machine.deaf
+                if begins <= cloud.now < deaf_until:
+                    open_at = deaf_until
+                elif cloud.now >= self._weather.calm_at or host.trouble not in ("never", "refuses"):
                     open_at = machine.running_at + host.opens_after
                     if cloud.now >= open_at:
-                        return machine
+                        return
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 reason = Reason.UNREACHABLE
@@ -132,6 +157,7 @@ class Session:
     async def run(self, command: str, *, stdin: str | bytes = b"", timeout: float) -> Result:  # noqa: ASYNC109
         """Run one of the service's scripts."""
         script, args = _parsed(command)
+        hosts, machine, told = self._hosts, self._machine, frozenset[Way]()
         await self._process.point(f"before a script on {self._machine.id}")
         await self._wait(self._weather.rng.uniform(0.02, 0.2), timeout)
         self._perhaps_drops()
@@ -140,11 +166,45 @@ class Session:
         elif script == REKEYED:
             result = self._rekey(args[0])
         elif script == probes.PROBE:
-            result = Result(0, ANSWER, "")
+            text, told = self._probed(args)
+            result = Result(0, text, "")
         else:
             result = Result(0, "", "")
         await self._process.point(f"after a script on {self._machine.id}")
+        if hosts.heard.get(machine.id, (0, 0.0))[0] != machine.boots:
+            hosts.heard[machine.id] = machine.boots, self._cloud.now
+        hosts.told.update(dict.fromkeys(((machine.id, way) for way in told), self._cloud.now))
+        if script != probes.PROBE:
+            first, _ = hosts.set_up.get(machine.id, (self._cloud.now, 0.0))
+            hosts.set_up[machine.id] = first, self._cloud.now
         return result
+
+    def _probed(self, args: list[str]) -> tuple[str, frozenset[Way]]:
+        """Return what the host says to a probe, and the ways to use it that it tells of."""
+        machine, weather, now = self._machine, self._weather, self._cloud.now
+        minutes, _, hold, experiment = args
+        timer, asked_at = machine.timer, now
+        if timer is not None and timer.renewed_at is not None:
+            asked_at = timer.renewed_at
+        state = timer.renew(int(minutes), float(hold)) if timer is not None else "absent"
+        typed_at = use.last(machine, Way.TERMINAL, now)
+        said = {
+            Way.GPU: str(BUSY_GPU * use.between(machine, Way.GPU, asked_at, now)) if machine.has_gpu else "none",
+            Way.TERMINAL: "none" if typed_at is None else str(round(now - typed_at)),
+            Way.EXPERIMENT: "running" if experiment and use.between(machine, Way.EXPERIMENT, now, now) else "none",
+        }
+        for way in said:
+            if now < weather.calm_at and weather.chance(weather.dim):
+                said[way] = "failed it cannot tell"
+                self._hosts.untold[machine.id, way] = now
+        ends = "" if now < weather.calm_at and weather.chance(weather.dim / 4) else "end\n"
+        if not ends:
+            self._hosts.silent[machine.id] = now
+        gpu, terminal, runs = said.values()
+        text = f"flambed-probe\ntimer {state}\ngpu {gpu}\nterminal {terminal}\nexperiment {runs}\nuptime 900\n{ends}"
+        typed = terminal.isdecimal() and int(terminal) < TYPED_WITHIN
+        tells = {Way.GPU: gpu == str(BUSY_GPU), Way.TERMINAL: typed, Way.EXPERIMENT: runs == "running"}
+        return text, frozenset(way for way in tells if tells[way] and ends)
 
     def _rekey(self, step: str) -> Result:
         host = self._hosts.of(self._machine)
@@ -159,7 +219,7 @@ class Session:
         if key not in host.runs:
             rng = self._weather.rng
             if any(run.command == command and run.code == 0 for run in host.runs.values()):
-                self._hosts.twice.append(f"{command!r} is run on {self._machine.id} again, though it went well")
+                self._hosts.wrong.append(f"{command!r} is run on {self._machine.id} again, though it went well")
             begins = max([now, *(run.ends for run in host.runs.values())])
             bad = now < self._weather.calm_at and self._weather.chance(self._weather.bad_command)
             takes = rng.choice([rng.uniform(0, 5), rng.uniform(5, 300)])
@@ -168,7 +228,7 @@ class Session:
             host.runs[key] = Run(command, begins, begins + takes, rng.choice([1, 2]) if bad else 0)
             self._process.call(f"{self._machine.id} runs command {key[:8]} for {takes:.0f} s")
         if host.scripts:
-            self._hosts.twice.append(f"two set-ups at once on {self._machine.id}")
+            self._hosts.wrong.append(f"two set-ups at once on {self._machine.id}")
         host.scripts += 1
         try:
             run = host.runs[key]

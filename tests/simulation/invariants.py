@@ -17,8 +17,9 @@ from flambed.tags import INSTANCE_TAG
 from tests.simulation.cloud import OWN_TAGS, Cloud, Identity, Machine
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Weather
+from tests.simulation.idleness import Idleness
 from tests.simulation.person import Person
-from tests.simulation.process import Process
+from tests.simulation.process import Process, Served
 from tests.simulation.story import Teller
 
 UNKNOWN_FOR = 900.0
@@ -47,8 +48,10 @@ class Watch:
         self._weather = weather
         self._tell = tell
         self.cloud: Cloud
+        self.idleness: Idleness
         self.people: Sequence[Person] = ()
         self.process: Process | None = None
+        self.served: list[Served] = []
         self.decisions = 0
         self.actions: Counter[Identity] = Counter()
         self.moves: Counter[Identity] = Counter()  # of machines of the cluster, and when the last was
@@ -59,6 +62,11 @@ class Watch:
         self._unprotected: Counter[str] = Counter()
         self._orphaned: Counter[Identity] = Counter()
         self._orchestrator_ended_by: dict[Identity, str | None] = {}
+
+    def follow(self, process: Process) -> None:
+        """Another process runs from now on."""
+        self.process = process
+        self.served.append(process.served)
 
     # --- what happens to the cloud -------------------------------------------------------------------------------
 
@@ -95,6 +103,8 @@ class Watch:
     def moved(self, machine: Machine, state: str, why: str) -> None:
         """Never more machines than were asked for; no orchestrator goes before its factories."""
         self._tell.note("cloud", lambda: f"{machine.id} ({machine.role}) is {state}: {why}")
+        if state == "shutting-down":
+            self.idleness.ended(machine)
         person = self._person(machine.cluster)
         if person is None or not (machine.ours or machine.adoptable):
             return

@@ -23,6 +23,7 @@ from tests.simulation.disk import Disk, Killed
 from tests.simulation.eventloop import SimulationLoop
 from tests.simulation.faults import Weather
 from tests.simulation.hosts import Hosts
+from tests.simulation.idleness import Idleness
 from tests.simulation.invariants import DECISIONS, Watch
 from tests.simulation.person import REFUSED_FOR_GOOD, Person
 from tests.simulation.process import Process
@@ -40,6 +41,7 @@ RESTS_WITHIN = 6000.0
 
 ENDS_WITHIN = 6000.0
 QUIET_FOR = 900.0
+IDLES_FOR = 4 * 3600.0
 SETTLED_AFTER = 1000.0
 """Seconds after the last fault in which a late event may still come, the queue is found to be readable again, an instance
 that is not shown any more is believed gone, and its volume is looked for."""
@@ -109,12 +111,13 @@ class _Life:
         self.process: Process | None = None
         self.tell.note("weather", lambda: str(self.weather))
         self.people = self.watch.people = self._people()
+        self.watch.idleness = Idleness(self.cloud, self.hosts, self.weather, self.tell, self.people, self.watch.served)
         with self._in_place():
             with contextlib.suppress(_BrokenError):
                 await self._live()
             phase = self.people[0].phase
             await self._bury()
-        self.tell.violations += [one for one in dict.fromkeys(self.hosts.twice) if one not in self.tell.violations]
+        self.tell.violations += [one for one in dict.fromkeys(self.hosts.wrong) if one not in self.tell.violations]
         return Outcome(
             seed=self.seed,
             violations=tuple(self.tell.violations),
@@ -156,6 +159,8 @@ class _Life:
         weather, clock = self.weather, asyncio.get_running_loop()
         for at in weather.strangers:
             self.timeline.later(at, self._stranger)
+        for at in weather.robbed:
+            self.timeline.later(at, self._rob)
         for at, seconds in weather.sleeps:
             clock.call_at(at, self._sleep, seconds)  # the loop's time, for the world's goes on meanwhile
         self.timeline.later(self.rng.uniform(0, weather.calm_at), self.disk.back_up)
@@ -177,6 +182,8 @@ class _Life:
         await self._all_at_rest()
         self.rested = self.people[0].phase
         await self._stays_quiet()
+        if self.rng.random() < 0.2:
+            await self._idles_out()
         await self._all_ask("down")
         ends_by = self.timeline.now + ENDS_WITHIN
         while not self._is_over() and self.timeline.now < ends_by:
@@ -226,6 +233,12 @@ class _Life:
             if is_quiet and moves == was[0] and (told or actions != was[1]):
                 self.tell.violation(f"a cluster that is ready decides: {actions - was[1]} actions, facts {told}")
 
+    async def _idles_out(self) -> None:
+        """Wait until the hosts have ended that nobody uses any more."""
+        waits_until = self.timeline.now + IDLES_FOR
+        while self.timeline.now < waits_until and self.watch.idleness.expects_an_end():
+            await self._until(self.timeline.now + STEP)
+
     def _decided(self, person: Person) -> tuple[int, int, list[str]]:
         """Return how often a cluster's machines moved, how many actions it began, and what facts that led to."""
         cluster_id = person.world.cluster_id if person.world is not None else ""
@@ -247,7 +260,8 @@ class _Life:
         while True:
             self.tell.note("service", lambda: "starts")
             process = Process(self.disk, self.cloud, self.hosts, self.weather, self.tell, self.traffic)
-            self.process = self.watch.process = process
+            self.process = process
+            self.watch.follow(process)
             for person in self.people:
                 person.process = process
             starting = asyncio.create_task(process.start(), name="start")
@@ -284,6 +298,7 @@ class _Life:
                     await self.process.died.wait()
             except TimeoutError:
                 self.watch.look()
+                self.watch.idleness.look()
                 continue
             await self._bury()
             self.crashes += 1
@@ -303,6 +318,9 @@ class _Life:
             old = self.rng.random() < 0.5
             self.tell.note("disk", lambda: "an old copy is put back" if old else "everything on it is lost")
             self.disk.lose(put_back=old)
+            self.hosts.forgotten()
+            for person in self.people:
+                person.forgotten()
             return old
         return False
 
@@ -334,6 +352,13 @@ class _Life:
         machine = self.cloud.launch("theirs", tags, ours=False)
         machine.adoptable = bool(self.weather.adopts) and machine.cluster == self.people[0].identity
         self.cloud.launch("others", {"Name": "else"}, ours=False)
+
+    def _rob(self) -> None:
+        """Somebody changes an alarm."""
+        if alarms := self.cloud.watch.alarms:
+            instance = self.rng.choice(list(alarms))
+            self.tell.note("robber", lambda: f"the alarm of {instance}")
+            self.cloud.watch.rob(instance)
 
     def _leave_behind(self) -> None:
         """Machines of the cluster from before there was this service; the first is its orchestrator."""

@@ -12,9 +12,11 @@ from flambed.access import Caller
 from flambed.desired import Role
 from flambed.errors import FlambedError
 from flambed.observed.world import World
+from flambed.plan.protecting import HOLD_AHEAD
 from flambed.ssh import new_host_key
-from tests.simulation.cloud import IMAGE, Cloud, Identity
+from tests.simulation.cloud import IMAGE, NEVER, Cloud, Identity
 from tests.simulation.story import Teller
+from tests.simulation.use import Stretch
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 KEY, _ = new_host_key()
 
 REFUSED_FOR_GOOD = frozenset({"ConflictError", "NotAllowedError", "NotKnownError"})
+GIVES_BACK = frozenset({"down", "shrink"})
+HOLDS = frozenset({"hold", "release", "down"})
+LANDS_WITHIN = 120.0
+"""Seconds after which a call of before an `up` has arrived."""
+
+SHORTEST = 300.0
+"""Seconds of idleness that a timeout of 0 stands for."""
+
 COMMANDS = ("up", "up", "up", "more", "shrink", "down", "hold", "release", "retry")
 
 
@@ -33,6 +43,9 @@ class Person:
         process: the service as it runs now.
         most_factories: how many factories were asked for at most since the cluster was last gone.
         commands: those that have no answer yet.
+        asked_at: when a command was last given, or answered.
+        held: from when until when a hold stands that was acknowledged.
+        kept_until: until when a hold may stand, whether it was acknowledged or not.
     """
 
     def __init__(self, rng: random.Random, caller: Caller, identity: Identity, cloud: Cloud, tell: Teller) -> None:
@@ -43,6 +56,13 @@ class Person:
         self.factories = rng.randint(1, 4)
         self.most_factories = 0
         self.commands: set[asyncio.Task[str]] = set()
+        self.held: Stretch | None = None
+        self._remembered_since: float | None = None  # the service knows of the cluster since then
+        self._gives_back = 0.0  # until when the last `down` or `shrink` may take effect
+        self.asked_at = 0.0
+        self.kept_until = 0.0
+        self._hold_for = 0.0
+        self._asked = 0  # how many commands about holds there were
         self._cloud = cloud
         self._tell = tell
         self._file = _file(rng, identity)
@@ -67,6 +87,35 @@ class Person:
         # A service that knows of no cluster has nothing to give back.
         return "unknown" if self.process is None or self.process.dead else "gone"
 
+    # --- what may be expected of it -------------------------------------------------------------------------------
+
+    def timeout(self, role: Role) -> float | None:
+        """Return after how many seconds of idleness a host may end; None: never."""
+        hours = self._file["orchestrator_timeout" if role is Role.ORCHESTRATOR else "factories_timeout"]
+        return None if hours < 0 else max(hours * 3600.0, SHORTEST)
+
+    def has_given_back(self, now: float) -> bool:
+        """Whether the service may end hosts that are in use: somebody asked for it, or the launch failed."""
+        return now < self._gives_back or self.phase == "failed"
+
+    @property
+    def remembered_since(self) -> float:
+        """Since when the service knows what the cluster should be; infinity: its journal is lost."""
+        return NEVER if self._remembered_since is None else self._remembered_since
+
+    def is_remembered(self, since: float) -> bool:
+        """Whether the service has known all the time since what the cluster should be."""
+        return self.remembered_since <= since
+
+    @property
+    def commands_to_set_up(self) -> tuple[str, ...]:
+        """The set-up commands that every host of it has to run."""
+        return tuple(self._file["setup_cmds"])
+
+    def forgotten(self) -> None:
+        """The service's journal is lost."""
+        self._remembered_since = self.held = None
+
     # --- commands ------------------------------------------------------------------------------------------------
 
     def ask_something(self) -> None:
@@ -85,7 +134,8 @@ class Person:
 
     async def answer_to(self, name: str) -> str:
         """Give a command; return the name of the error that it is refused with, or ""."""
-        call = self._call_of(name)
+        self._asks(name)
+        number, call = self._asked, self._call_of(name)
         self._tell.note("user", lambda: f"{self.identity[0]}: {name} ({self.factories} factories)")
         try:
             answer = await call()
@@ -97,9 +147,33 @@ class Person:
             self._tell.violation(f"`{name}` crashed: {error!r}")
             return "bug"
         self._tell.note("user", lambda: f"{name} is answered: {answer['phase']}")
-        if name in ("up", "more", "shrink"):
-            self._has_adopted()
+        self._answered(name, newest=number == self._asked)
         return ""
+
+    def _asks(self, name: str) -> None:
+        self.asked_at = self._cloud.now
+        if name in GIVES_BACK:
+            self._gives_back = NEVER
+        if name in HOLDS:
+            self._asked += 1
+            self.held = None
+        if name == "hold":
+            self._hold_for = self.rng.uniform(60, 7200)
+            self.kept_until = max(self.kept_until, self.asked_at + self._hold_for)
+
+    def _answered(self, name: str, *, newest: bool) -> None:
+        self.asked_at = now = self._cloud.now
+        if name in HOLDS and newest:  # of several commands at once nobody knows which came last
+            if name == "hold":
+                self.held = now, now + self._hold_for
+                self.kept_until = max(self.kept_until, self.held[1])
+            else:
+                self.kept_until = min(self.kept_until, now + HOLD_AHEAD * 60.0)
+        elif name in ("up", "more", "shrink"):
+            self._has_adopted()
+            self._remembered_since = now if self._remembered_since is None else self._remembered_since
+            if not any(task.get_name() in GIVES_BACK for task in self.commands):
+                self._gives_back = NEVER if name == "shrink" else now + LANDS_WITHIN
 
     def _call_of(self, name: str) -> Callable[[], Awaitable[Any]]:
         assert self.process is not None
@@ -109,7 +183,7 @@ class Person:
             document = json.dumps({**self._file, "factories_num": self.factories})
             return lambda: service.up(self.caller, document, ref=ref, overrides=(), key=KEY, shrink=name == "shrink")
         if name == "hold":
-            seconds = self.rng.uniform(60, 7200)
+            seconds = self._hold_for
             return lambda: service.hold(self.caller, ref, seconds=seconds, why="a test")
         if name == "retry":
             return lambda: service.retry(self.caller, ref, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from flambed import hands
@@ -79,11 +80,19 @@ class Traffic(Protocol):
         """A call was answered, or refused."""
 
 
+@dataclass(slots=True)
+class Served:
+    """From when until when a process ran, seconds of the life."""
+
+    began: float
+    ended: float | None = None
+
+
 class Process:
     """The service, from its start until it is killed.
 
     Attributes:
-        began: when it was started, seconds of the life.
+        served: from when until when it runs.
     """
 
     def __init__(
@@ -96,7 +105,7 @@ class Process:
         self._hosts = hosts
         self._timeline = cloud.timeline
         self._traffic = traffic
-        self.began = self._timeline.now
+        self.served = Served(self._timeline.now)
         self.wire = Wire(cloud, weather, self)
         self.journal = MemoryJournal(
             disk,
@@ -123,6 +132,11 @@ class Process:
         )
         self.service: Service
 
+    @property
+    def began(self) -> float:
+        """When it was started, seconds of the life."""
+        return self.served.began
+
     async def start(self) -> None:
         """Come up, as `app.serve` does."""
         vars(hands)["connect_when_up"] = self._hosts.connector(
@@ -147,6 +161,7 @@ class Process:
         """Kill the process: from now on it reaches nothing."""
         self.tell.note("KILLED", lambda: where)
         self.dead = True
+        self.served.ended = self._timeline.now
         self.died.set()
 
     async def point(self, what: str) -> None:

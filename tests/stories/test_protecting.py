@@ -114,6 +114,23 @@ def test_a_host_with_timeout_0_waits_for_the_experiment_to_begin() -> None:
     assert story.protection["i-0"].vote_until is None
 
 
+def test_a_host_with_timeout_0_whose_cpu_was_only_ever_idle_has_not_begun() -> None:
+    """What was read of its CPU since it is ready is no activity, whether the service was restarted meanwhile or not."""
+    story = Story()
+    story.becomes_ready(cluster(factories_num=1, factories_timeout=0))
+    ready = story.now
+    story.passes(180)
+    for _ in range(2):
+        story.happens(facts.BecameIdle(at=story.now, instance="i-0", since=None))
+        story.decides()
+        assert story.protection["i-0"].vote_until == ready + 1800
+        story.passes(600)
+        story.happens(facts.ServiceStarted(at=story.now))
+    story.happens(facts.BecameIdle(at=story.now, instance="i-0", since=story.now - 300))
+    story.decides()
+    assert story.protection["i-0"].vote_until is None
+
+
 @pytest.mark.idle("votes")
 def test_a_hold_is_a_vote_until_it_ends_or_is_released() -> None:
     """Bounded; released by a person or by time."""

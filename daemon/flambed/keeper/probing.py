@@ -87,6 +87,7 @@ class Probing:
 
     async def _ask(self, guard: Guard, question: Question, ask: Ask) -> None:
         host = guard.listening
+        host.asked = question  # whether or not it hears of it: what cannot be told is told again after a pause
         clock = self._region.clock
         hold = max(0.0, (question.hold_until or 0.0) - clock.now())
         try:
@@ -95,7 +96,6 @@ class Probing:
         except (StepError, ProbeError) as error:
             self._failed(guard, str(error))
         else:
-            host.asked = question
             self._answered(guard, question, answer)
         finally:
             host.asking = False

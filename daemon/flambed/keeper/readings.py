@@ -120,7 +120,7 @@ class Readings:
                 guard.busy = True
                 self._keeper.tell(guard, BecameBusy(at=at, instance=guard.instance))
             return
-        since = guard.last_busy or guard.idle_since or samples[0][0]
+        since = guard.last_busy
         if guard.busy is not False or since != guard.idle_since:
             guard.busy, guard.idle_since = False, since
             self._keeper.tell(guard, BecameIdle(at=at, instance=guard.instance, since=since))

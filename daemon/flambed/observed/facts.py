@@ -473,10 +473,10 @@ class BecameBusy(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BecameIdle(Fact):
-    """The host's CPU fell under its threshold; `since` is the last busy minute."""
+    """The host's CPU fell under its threshold; `since` is the last busy minute, None where none was read."""
 
     instance: str
-    since: float
+    since: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

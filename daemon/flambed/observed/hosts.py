@@ -199,7 +199,8 @@ def became_busy(world: World, fact: facts.BecameBusy) -> World:
 
 
 def became_idle(world: World, fact: facts.BecameIdle) -> World:
-    return _change(world, fact.instance, busy=False, last_busy=fact.since)
+    known = {} if fact.since is None else {"last_busy": fact.since}
+    return _change(world, fact.instance, busy=False, **known)
 
 
 def vote_began(world: World, fact: facts.VoteBegan) -> World:
