@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from flambed.log import Log, _Forward
+from flambed.log import Log
+from flambed.log.libraries import Forward
 from tests import rows
 from tests.eventsseen import EventCollector, EventReport, noting
 
@@ -48,7 +49,7 @@ def _logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     yield
-    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, Forward)]
     root.setLevel(level)
     structlog.reset_defaults()
 

@@ -56,6 +56,8 @@ async def serve(config: Settings, source: Path | None, read: Callable[[], Settin
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as open_:
+        open_.callback(emit.flush)
+        _run(open_, emit.count, emit, "repeated lines")
         if manager.watchdog is not None:
             _run(open_, partial(manager.feed, manager.watchdog), emit, "watchdog")
         manager.status("reading the journal")
