@@ -186,6 +186,10 @@ class Fleet:
             {self.default_region, *self._settings.events.queues, *self._settings.regions, *kept, *self.regions}
         )
 
+    async def all_regions(self) -> list[Region]:
+        """Return the regions in which clusters may be; those that are not open yet are opened."""
+        return [await self.region(name) for name in sorted(self.looked_into)]
+
     def _keep_region(self, name: str) -> None:
         try:
             if self._known_regions is not None:
