@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from flambed.aws import Aws, Clients
+from flambed.bench import Bench
 from flambed.catalogue import event_of
 from flambed.clock import Clock
 from flambed.fleet import MADE_ANEW, Fleet
-from flambed.hands import Bench
 from flambed.journal import Entry, Journal
 from flambed.keys import KeyStore
 from flambed.knownregions import KnownRegions

@@ -17,11 +17,11 @@ from typing import Final
 
 from flambed import __version__, daemonid, desired, journaltool, log, settings, systemd
 from flambed.aws import Aws
+from flambed.bench import Bench
 from flambed.clock import Clock
 from flambed.control import Control, SocketError
 from flambed.errors import ClusterConfigurationError, FlambedError
 from flambed.fleet import MADE_ANEW, Fleet
-from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.keys import KeyStore
 from flambed.knownregions import KnownRegions

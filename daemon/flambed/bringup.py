@@ -14,11 +14,11 @@ from typing import Any
 from flambed import status
 from flambed.access import Caller
 from flambed.admission import Admission
+from flambed.bench import Bench
 from flambed.clock import Clock
 from flambed.cluster import Member
 from flambed.desired import Cluster
 from flambed.fleet import Fleet
-from flambed.hands import Bench
 from flambed.journal import Journal, ReadOnlyError, unwritable
 from flambed.keys import KeyPair
 from flambed.observed import facts

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from flambed.actions import Action, Protection
+from flambed.bench import Bench
 from flambed.desired import Cluster
 from flambed.errors import StepError
-from flambed.hands import Bench, Hands
+from flambed.hands import Hands
 from flambed.journal import Journal
 from flambed.log import Log
 from flambed.loop import ClusterLoop, Emit, Happened

@@ -16,11 +16,11 @@ from typing import Any
 
 from flambed.account import Account
 from flambed.aws import Aws, AwsError
+from flambed.bench import Bench
 from flambed.clock import Clock
 from flambed.cluster import Member
 from flambed.desired import Cluster
 from flambed.directory import Directory
-from flambed.hands import Bench
 from flambed.journal import Journal, JournalError
 from flambed.knownregions import KnownRegions
 from flambed.log import Log

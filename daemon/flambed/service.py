@@ -12,6 +12,7 @@ from typing import Any
 
 from flambed import access, durations, garbage, history, status, trust
 from flambed.access import Caller
+from flambed.bench import Bench
 from flambed.bringup import BringUp
 from flambed.clock import Clock
 from flambed.cluster import Member
@@ -19,7 +20,6 @@ from flambed.desired import Role
 from flambed.directory import host_of
 from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, NotKnownError, Problem
 from flambed.fleet import Fleet
-from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.observed import facts, survey
 from flambed.observed.instance import Stage

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from flambed import __version__, doctor, metrics, status
+from flambed.bench import Bench
 from flambed.clock import Clock
 from flambed.cluster import Member
 from flambed.fleet import Fleet
-from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.observed.instance import Stage
 
