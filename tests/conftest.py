@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
+import structlog
 
 from flambed.log import Log
+from flambed.log.libraries import Forward
 from tests import rows
 from tests.eventsseen import EventCollector, EventReport, noting
 
@@ -14,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed-report",
         action="store_true",
-        help="print which tests prove each row of docs/parity.md and of idle protection, fail where one lacks; and "
-        "print which events no test has seen",
+        help="print which tests prove each row of docs/parity.md and of idle protection, and which events no test has "
+        "seen; fail where one lacks",
     )
 
 
@@ -36,6 +41,17 @@ def _note_events(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Have the report on events know of what the product's own log says; test_log makes it say everything there is."""
     if request.path.name != "test_log.py":
         monkeypatch.setattr(Log, "_write", noting(Log._write))
+
+
+@pytest.fixture
+def _logging_as_it_was() -> Iterator[None]:
+    """Logging is of the whole process: who sets it up in a test leaves it as it was found."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, Forward)]
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

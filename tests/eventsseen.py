@@ -6,7 +6,8 @@ of the fakes, the log of simulated lives. Lines are checked against the catalogu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import pytest
@@ -23,9 +24,6 @@ ELSEWHERE: Final = {
     "service.reloaded": "real/test_under_systemd.py",
 }
 """Events that only a run against real parts shows, and the file of the test that looks for each."""
-
-NEVER: Final = {"instance.requested"}
-"""The stage before the first sight of an instance, which is seen pending at once: no life has shown it yet."""
 
 
 def saw(event: str) -> None:
@@ -44,32 +42,50 @@ def noting(write: Callable[[Log, dict[str, Any]], None]) -> Callable[[Log, dict[
 
 
 class EventReport:
-    """Tells which events no test has seen."""
+    """Tells at the end of a run which events no test has seen; a whole run fails by them."""
 
-    def __init__(self) -> None:
+    def __init__(self, catalogue: Collection[str] = CATALOGUE.keys(), here: Collection[str] = _SEEN) -> None:
+        """Prepare a report on these events; `here` is what this process itself sees."""
+        self._catalogue = frozenset(catalogue)
+        self._here = here
         self._seen: set[str] = set()
+        self._left_out = False
 
     def pytest_testnodedown(self, node: object) -> None:
         """Take what a process that ran tests has seen."""
         self._seen.update(getattr(node, "workeroutput", {}).get("events", ()))
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note that a test was left out because the machine lacks a part (see `parts`)."""
+        self._left_out |= report.skipped and "left out: " in str(report.longrepr) and not os.environ.get("CI")
+
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        """Take what this process itself has seen."""
-        self._seen |= _SEEN
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Take what this process itself has seen, and fail where every test ran and an event was never seen."""
+        self._seen.update(self._here)
+        binding = is_whole(session.config) and not self._left_out
+        if binding and self.missing() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def missing(self) -> list[str]:
         """Return the events of the catalogue that no test has seen."""
-        return sorted(CATALOGUE.keys() - self._seen - ELSEWHERE.keys() - NEVER)
+        return sorted(self._catalogue - self._seen - ELSEWHERE.keys())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the count, and what is missing."""
         terminalreporter.section("the catalogue of events")
         missing = self.missing()
         terminalreporter.line(
-            f"{len(CATALOGUE.keys() & self._seen)} of {len(CATALOGUE)} events were seen, {len(ELSEWHERE)} are by `make test-real`"
-            + (f"; missing: {' '.join(missing)}" if missing else "")
+            f"{len(self._catalogue & self._seen)} of {len(self._catalogue)} events were seen, "
+            f"{len(ELSEWHERE)} are by `make test-real`" + (f"; missing: {' '.join(missing)}" if missing else "")
         )
+
+
+def is_whole(config: pytest.Config) -> bool:
+    """Whether a run has all tests: none was picked by its path, name or mark, or by how it went the last time."""
+    option = config.option
+    picked = (option.keyword, option.markexpr, option.deselect, option.lf, option.stepwise)
+    return config.args_source is not pytest.Config.ArgsSource.ARGS and not any(picked)
 
 
 class EventCollector:

@@ -13,6 +13,8 @@ import pytest
 
 from flambed import journald, log
 
+pytestmark = pytest.mark.usefixtures("_logging_as_it_was")
+
 
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:

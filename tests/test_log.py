@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import io
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from flambed.desired import Cluster, Role
 from flambed.errors import Reason
 from flambed.eventkind import LONGEST, REDACTED, Shape, rfc3339, scrub
 from flambed.journal import Entry
-from flambed.log import COMMON, Log, _Forward, configure, markdown, schema, to_event, to_line
+from flambed.log import COMMON, Log, configure, markdown, schema, to_event, to_line
 from flambed.observed import facts
 from flambed.observed.facts import FACTS, Fact, Key, Seen
 from tests import eventsseen
@@ -33,15 +32,7 @@ PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAE
 PEM_END = "-----END OPENSSH PRIVATE KEY-----"
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """Logging is of the whole process: leave it as it was found."""
-    root = logging.getLogger()
-    level = root.level
-    yield
-    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
-    root.setLevel(level)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("_logging_as_it_was")
 
 
 def written(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -419,38 +410,7 @@ def test_nothing_private_of_a_cluster_file_reaches_the_log() -> None:
     assert lines[2]["states"] == {"i-1": "running"}
 
 
-# --- libraries, streams
-
-
-def test_warnings_of_libraries_are_events_and_their_chatter_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """aiobotocore, asyncssh and aiohttp speak through the standard library's logging."""
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own would refuse the unfit one
-    stream = io.StringIO()
-    configure("json", "debug", stream, strict=True)
-    library = logging.getLogger("asyncssh")
-    library.info("connected")
-    library.warning("the key %s is odd", SECRET_KEY)
-    library.error("%d files", "three")
-    try:
-        Path("/dev/null/lost").read_text(encoding="utf-8")
-    except NotADirectoryError:
-        library.exception("lost")
-    odd, unfit, lost = written(stream)
-    assert (odd["event"], odd["level"], odd["logger"]) == ("library.message", "warning", "asyncssh")
-    assert odd["message"] == f"the key {REDACTED} is odd"
-    assert unfit["message"] == "%d files"
-    assert lost["traceback"].endswith("Not a directory: '/dev/null/lost'\n")
-    assert odd["traceback"] is None
-
-
-def test_configuring_again_does_not_say_things_twice() -> None:
-    """The last one counts."""
-    first, second = io.StringIO(), io.StringIO()
-    configure("json", "info", first)
-    configure("json", "info", second)
-    logging.getLogger("aiohttp").warning("once")
-    assert written(first) == []
-    assert len(written(second)) == 1
+# --- streams
 
 
 def test_a_log_that_nobody_reads_stops_nothing() -> None:

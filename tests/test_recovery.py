@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from flambed import daemonid
 from flambed.account import REMEMBERED_AS
-from flambed.aws import Aws, AwsError, Clients
-from flambed.clock import Clock
+from flambed.aws import AwsError
 from flambed.desired import Role
 from flambed.errors import FlambedError, NotKnownError, Reason
-from flambed.fleet import MADE_ANEW, Fleet
-from flambed.hands import Bench
-from flambed.journal import Entry, Journal
-from flambed.keys import KeyStore
+from flambed.fleet import Fleet
+from flambed.journal import Journal
 from flambed.knownregions import FILE, KnownRegions
-from flambed.log import Log
 from flambed.observed import facts
 from flambed.observed.facts import ClusterFound, ClusterSurveyed, Seen
 from flambed.observed.fold import fold
@@ -30,19 +25,16 @@ from flambed.observed.instance import Stage
 from flambed.observed.lookout import CONFIRM_AFTER, Lookout
 from flambed.observed.survey import seen, survey
 from flambed.observed.world import World
-from flambed.outputs import Outputs
 from flambed.plan import decide
 from flambed.plan.phase import LOST
 from flambed.recovery import NOBODY, Lost, Other, UntoldError, differences, lost, others, record_of
 from flambed.region import Region
 from flambed.service import Service
-from flambed.settings import Settings
 from flambed.status import status, why
 from tests.fakes import Cloud, client_error, cluster_tags, instance
+from tests.runningfleet import OURS, THEIRS, running_fleet
 from tests.stories.story import KEY, NOON, Story, cluster, see
 from tests.virtualtime import START, virtual
-
-OURS, THEIRS = "00000000000000aa", "00000000000000bb"
 
 Described = dict[str, Any]
 
@@ -450,69 +442,6 @@ async def test_another_service_is_named_once() -> None:
 # --- who looks after it then -------------------------------------------------------------------------------------
 
 
-class Told(Log):
-    """A log that is remembered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[tuple[str, dict[str, Any]]] = []
-
-    def bind(self, **_about: Any) -> Log:
-        return self
-
-    def emit(self, event: str, /, **fields: Any) -> None:
-        self.told.append((event, fields))
-
-    def tell(self, entry: Entry) -> None:
-        self.told.append((type(entry.fact).__name__, {}))
-
-
-class OneRegion:
-    """Stands for `aws.Aws`."""
-
-    default_region = "us-east-1"
-
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
-
-    async def clients(self, _region: str) -> Clients:
-        """Return the clients of the only region."""
-        return self._cloud.clients
-
-
-@asynccontextmanager
-async def running_fleet(
-    folder: Path, cloud: Cloud, *, anew: bool = False, regions: tuple[str, ...] = ()
-) -> AsyncIterator[tuple[Fleet, Journal, Told]]:
-    """A fleet of the service `OURS` with its journal, which has started; `anew`: it takes the place of a lost one."""
-    journal, log = Journal.open(folder / "state" / "journal.sqlite", daemon_id=OURS), Told()
-    if anew:
-        journal.memory[MADE_ANEW] = str(Clock().now())
-    bench = Bench(
-        settings=Settings(regions=regions),
-        daemon=OURS,
-        memory=journal.memory,
-        keys=KeyStore(folder / "state"),
-        outputs=Outputs(folder / "state"),
-        ssh_slots=asyncio.Semaphore(1),
-        predecessors=frozenset({THEIRS}),
-    )
-    fleet = Fleet(
-        aws=cast("Aws", OneRegion(cloud)),
-        bench=bench,
-        journal=journal,
-        clock=Clock(),
-        log=log,
-        known_regions=KnownRegions(folder / "state"),
-    )
-    try:
-        await fleet.start()
-        yield fleet, journal, log
-    finally:
-        await fleet.close()
-        await journal.close()
-
-
 async def find(fleet: Fleet, *descriptions: Described) -> None:
     """Let the fleet take over the one cluster that these instances make, and wait for what becomes of it."""
     [cluster] = lost(map(seen, descriptions), daemons=fleet.daemons, known=fleet.known)
@@ -601,6 +530,21 @@ async def test_a_found_cluster_is_looked_after_and_its_creator_is_its_owners_aga
     async with running_fleet(tmp_path, cloud) as (fleet, _, _):
         assert fleet.directory.find("c").world.recovered
         assert "c1" in fleet.known
+
+
+async def test_a_machine_in_a_state_that_has_no_name_here_counts_as_asked_for_and_is_looked_at_again(
+    tmp_path: Path,
+) -> None:
+    """EC2 may come to say more than it does; what the machine is shows once the state is one that we know."""
+    async with running_fleet(tmp_path, Cloud()) as (fleet, _, log):
+        await find(fleet, described(1, state="thawing"))
+        [told] = await log.until("instance.requested")
+        member = fleet.directory.find("c")
+        [found] = member.world.instances.values()
+        assert (found.stage, told["role"], told["was"]) == (Stage.REQUESTED, "Factory", None)
+        member.loop.submit(facts.InstancesDescribed(at=NOON + 60, instances=(seen(described(1)),)))
+        [told] = await log.until("instance.running")
+        assert told["was"] == "requested"
 
 
 async def test_a_cluster_whose_owner_is_not_told_claims_no_creator(tmp_path: Path) -> None:

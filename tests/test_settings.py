@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterConfigurationError) as caught:
         load(tmp_path / "missing.yaml", {})
     assert str(caught.value) == f"{tmp_path}/missing.yaml: the settings file cannot be read: No such file or directory"
+
+
+def test_settings_are_a_regular_file_or_nothing(tmp_path: Path) -> None:
+    """Opening a pipe waits for whoever writes to it: at a reload the whole service would."""
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    for wrong in (pipe, Path("/dev/zero")):
+        [problem] = told(wrong, {})
+        assert problem == "the settings file cannot be read: it is no regular file"
+    assert load(Path(os.devnull), {}) == Settings()
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from typing import Final
 
 from flambed import __version__, daemonid, desired, journaltool, log, settings, systemd
 from flambed.aws import Aws
+from flambed.bench import Bench
 from flambed.clock import Clock
 from flambed.control import Control, SocketError
 from flambed.errors import ClusterConfigurationError, FlambedError
 from flambed.fleet import MADE_ANEW, Fleet
-from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.keys import KeyStore
 from flambed.knownregions import KnownRegions
@@ -56,6 +56,8 @@ async def serve(config: Settings, source: Path | None, read: Callable[[], Settin
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as open_:
+        open_.callback(emit.flush)
+        _run(open_, emit.count, emit, "repeated lines")
         if manager.watchdog is not None:
             _run(open_, partial(manager.feed, manager.watchdog), emit, "watchdog")
         manager.status("reading the journal")

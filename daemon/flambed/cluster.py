@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 from flambed.actions import Action, Protection
+from flambed.bench import Bench
+from flambed.desired import Cluster
 from flambed.errors import StepError
-from flambed.hands import Bench, Hands
+from flambed.hands import Hands
 from flambed.journal import Journal
 from flambed.log import Log
 from flambed.loop import ClusterLoop, Emit, Happened
@@ -64,6 +66,12 @@ class Member:
     def world(self) -> World:
         """What is known of it."""
         return self.loop.world
+
+    @property
+    def desired(self) -> Cluster:
+        """What it shall be."""
+        assert self.world.desired is not None, "a cluster is known from its first `up` on"
+        return self.world.desired
 
     @property
     def alarms_left(self) -> bool:

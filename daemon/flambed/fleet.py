@@ -16,11 +16,11 @@ from typing import Any
 
 from flambed.account import Account
 from flambed.aws import Aws, AwsError
+from flambed.bench import Bench
 from flambed.clock import Clock
 from flambed.cluster import Member
 from flambed.desired import Cluster
 from flambed.directory import Directory
-from flambed.hands import Bench
 from flambed.journal import Journal, JournalError
 from flambed.knownregions import KnownRegions
 from flambed.log import Log
@@ -185,6 +185,10 @@ class Fleet:
         return frozenset(
             {self.default_region, *self._settings.events.queues, *self._settings.regions, *kept, *self.regions}
         )
+
+    async def all_regions(self) -> list[Region]:
+        """Return the regions in which clusters may be; those that are not open yet are opened."""
+        return [await self.region(name) for name in sorted(self.looked_into)]
 
     def _keep_region(self, name: str) -> None:
         try:

@@ -6,11 +6,11 @@ Nothing is decided here. A step returns what it found as facts; what it could no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from flambed import access, userdata
+from flambed import userdata
 from flambed.actions import (
     Acquaint,
     Action,
@@ -29,10 +29,10 @@ from flambed.actions import (
     Tag,
     Terminate,
 )
+from flambed.bench import Bench
 from flambed.console import host_key_of_console
 from flambed.desired import Cluster
 from flambed.errors import Reason, StepError
-from flambed.keys import KeyStore
 from flambed.loop import Emit
 from flambed.observed import probes, survey
 from flambed.observed.facts import (
@@ -47,10 +47,8 @@ from flambed.observed.facts import (
     VolumesRemoved,
 )
 from flambed.observed.world import World
-from flambed.outputs import Outputs
 from flambed.policy import policy_of
 from flambed.region import Region
-from flambed.settings import Settings
 from flambed.ssh import Deadlines, Host, HostKeyChangedError, Target, connect_when_up
 from flambed.steps import acquaint, cleanup, judge, launch, retire, setup
 from flambed.tags import tags_of
@@ -63,29 +61,6 @@ ASK_DEADLINE = 30.0
 
 INFORM_DEADLINE = 60.0
 """Seconds in which a ready host has to be reached to be told of a change."""
-
-
-@dataclass(slots=True)
-class Bench:
-    """What all clusters of the service share, whatever their region."""
-
-    settings: Settings  # replaced by a reload: to be read where they are used
-    daemon: str  # the id of this service
-    memory: MutableMapping[str, str]  # what the regions' keepers know after a restart
-    keys: KeyStore
-    outputs: Outputs
-    ssh_slots: asyncio.Semaphore  # how many hosts are connected to at the same time
-    predecessors: frozenset[str] = frozenset()  # the ids of services whose clusters this one takes over
-
-    @property
-    def access(self) -> access.Rules:
-        """Who may do what."""
-        return access.Rules(self.settings.admin_group, self.settings.creators)
-
-    @property
-    def daemons(self) -> frozenset[str]:
-        """The ids that are ours in the tags of what we made."""
-        return self.predecessors | {self.daemon}
 
 
 class Hands:

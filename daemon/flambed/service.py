@@ -6,34 +6,26 @@ it answers is read off the clusters' worlds. It serves the control API (see `con
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
-from flambed import __version__, access, doctor, durations, garbage, history, metrics, status, trust
+from flambed import access, durations, garbage, history, status, trust
 from flambed.access import Caller
-from flambed.admission import Admission
+from flambed.bench import Bench
+from flambed.bringup import BringUp
 from flambed.clock import Clock
 from flambed.cluster import Member
-from flambed.desired import Cluster, Role
+from flambed.desired import Role
 from flambed.directory import host_of
 from flambed.errors import ClusterConfigurationError, ConflictError, NotAllowedError, NotKnownError, Problem
 from flambed.fleet import Fleet
-from flambed.hands import Bench
-from flambed.journal import Journal, ReadOnlyError, unwritable
-from flambed.keys import KeyPair
+from flambed.journal import Journal
 from flambed.observed import facts, survey
-from flambed.observed.fold import fold
 from flambed.observed.instance import Stage
-from flambed.observed.world import World
 from flambed.plan.phase import LOST
-from flambed.recovery import NOBODY, Lost
-from flambed.region import Region
 from flambed.settings import Settings
+from flambed.vitals import Vitals
 
 
 class Service:
@@ -44,16 +36,9 @@ class Service:
         self._bench = bench
         self._journal = journal
         self._clock = clock
-        self._started_at = clock.now()
         self._directory = fleet.directory
-        self._admission = Admission(
-            lambda: bench.access,
-            journal,
-            bench.keys,
-            fleet,
-            directory=self._directory,
-            limits=lambda: bench.settings.limits,
-        )
+        self._bringup = BringUp(fleet, bench=bench, journal=journal, clock=clock)
+        self._vitals = Vitals(fleet, bench=bench, journal=journal, clock=clock)
 
     @property
     def _settings(self) -> Settings:
@@ -104,7 +89,7 @@ class Service:
             instance = member.world.instances.get(output.instance)
             if instance is None or instance.past:  # of the cluster's life before the last `down`
                 continue
-            name = desired_of(member).instance_name(instance.role, instance.index)
+            name = member.desired.instance_name(instance.role, instance.index)
             found.append(
                 {
                     "instance": output.instance,
@@ -144,7 +129,7 @@ class Service:
         instance = host_of(member.world, host, ref)
         if not instance.alive:
             raise NotKnownError(f"{host or ref} is {instance.stage.value}: nobody can log in there any more")
-        wanted = desired_of(member)
+        wanted = member.desired
         name = wanted.instance_name(instance.role, instance.index)
         address = instance.public_host if self._settings.address == "public" else instance.private_host
         if address is None or not instance.host_keys:
@@ -189,7 +174,7 @@ class Service:
             raise NotAllowedError(f"{caller} may not see the instances of {creator!r}: name a creator of your own")
         found = [
             instance
-            for region in await self._regions()
+            for region in await self._fleet.all_regions()
             for instance in await survey.instances(region, creator=creator, host=host)
         ]
         return [one for one in found if self._access.owns_creator(caller, one["creator"] or "", claims)]
@@ -199,7 +184,7 @@ class Service:
         self._access.check_admin(caller, "see what is left over")
         return [
             garbage.document(region, orphan)
-            for region in await self._regions()
+            for region in await self._fleet.all_regions()
             if region.orphans is not None
             for orphan in await region.orphans.look()
         ]
@@ -212,7 +197,7 @@ class Service:
 
     async def _remove_orphans(self, ids: frozenset[str]) -> AsyncIterator[dict[str, Any]]:
         told: set[str] = set()
-        for region in await self._regions():
+        for region in await self._fleet.all_regions():
             async with aclosing(garbage.remove(region, ids)) as outcomes:
                 async for outcome in outcomes:
                     told.add(outcome["id"])
@@ -221,68 +206,20 @@ class Service:
             reason = "it is no orphan (any more)"
             yield {"kind": None, "id": name, "region": None, "outcome": "refused", "reason": reason}
 
-    async def _regions(self) -> list[Region]:
-        return [await self._fleet.region(name) for name in sorted(self._fleet.looked_into)]
-
     async def doctor(self, caller: Caller) -> list[dict[str, Any]]:
         """Check everything that the service needs."""
-        if not any(self._access.may_act(caller, m.world.owner) for m in self._directory):
+        theirs = [member for member in self._directory if self._access.may_act(caller, member.world.owner)]
+        if not theirs:
             self._access.check_admin(caller, "have the service examined")
-        folder, daemon = self._journal.path.parent, self._bench.daemon
-        why = self._journal.health.read_only
-        worlds = [member.world for member in self._directory]
-        regions = await self._regions()
-        found = await doctor.examine(self._settings, regions, folder, daemon, read_only=why, worlds=worlds)
-        return found + [
-            doctor.check(
-                f"host key of {desired_of(m).instance_name(i.role, i.index)} ({i.id})", False, said, doctor.TRUST
-            )
-            for m in self._directory
-            if m.world.desired is not None and self._access.may_act(caller, m.world.owner)
-            for i in m.world.instances.values()
-            if (said := status.refusal_of(i)) is not None
-        ]
+        return await self._vitals.examine(theirs)
 
     def health(self) -> dict[str, Any]:
         """Return how the service itself is."""
-        read_only = self._journal.health.read_only
-        regions = self._fleet.regions
-        shared = [r.inbox.shared for r in regions.values() if r.inbox is not None and r.inbox.shared is not None]
-        wrong = [message for message in (read_only, self._fleet.account.trouble, *shared) if message is not None]
-        return {
-            "ok": not wrong,
-            "version": __version__,
-            "clusters": len(self._directory),
-            "regions": sorted(regions),
-            "read_only": read_only is not None,
-            "searching": self._fleet.searching(),
-            "others": [
-                {"region": name, "daemon": other.daemon, "instances": other.instances, "clusters": list(other.clusters)}
-                for name, region in sorted(regions.items())
-                for other in region.others
-            ],
-            "message": "; ".join(wrong) or None,
-        }
+        return self._vitals.health()
 
     def metrics(self) -> bytes:
         """Return the service's metrics in Prometheus' text format: counts, and no names."""
-        now, worlds = self._clock.now(), [(m.world, m.rules) for m in self._directory if m.world.desired is not None]
-        living = [one for world, _ in worlds for one in world.instances.values() if one.stage is not Stage.GONE]
-        return metrics.render(
-            metrics.Snapshot(
-                version=__version__,
-                started_at=self._started_at,
-                events=self._fleet.counts,
-                clusters=Counter(world.phase for world, _ in worlds),
-                instances=Counter(one.stage.value for one in living),
-                unprotected=sum(status.unprotected(world, now, rules) for world, rules in worlds),
-                read_only=self._journal.health.read_only is not None,
-                regions={
-                    name: metrics.OfRegion(surveyed_at=region.surveyed_at, calls=region.calls)
-                    for name, region in sorted(self._fleet.regions.items())
-                },
-            )
-        )
+        return self._vitals.metrics()
 
     # --- what is done --------------------------------------------------------------------------------------------
 
@@ -290,120 +227,22 @@ class Service:
         self, caller: Caller, document: str, *, ref: str, overrides: Sequence[str], key: str | None, shrink: bool
     ) -> dict[str, Any]:
         """Accept a cluster file; return the status of after that."""
-        wanted = self._admission.read(caller, document, ref, overrides)
-        self._journal.health.check()
-        async with self._fleet.lock(wanted.identity):
-            member = self._directory.get(wanted.identity)
-            region = await self._fleet.region_of(wanted)
-            self._admission.check_fits(caller, wanted, member, region)
-            past = member if member and self._admission.is_past(caller, member, region) else None
-            member = None if past else member
-            look, lost = await self._admission.look(caller, wanted, member, region)
-            async with self._admission.within_limits(caller, wanted, member, region, shrink=shrink):
-                return await self._accept(caller, wanted, region, member, past, look, lost, key=key, shrink=shrink)
-
-    async def _accept(  # noqa: PLR0917 - what `up` has found out
-        self,
-        caller: Caller,
-        wanted: Cluster,
-        region: Region,
-        member: Member | None,
-        past: Member | None,
-        look: facts.ClusterSurveyed,
-        lost: Lost | None,
-        *,
-        key: str | None,
-        shrink: bool,
-    ) -> dict[str, Any]:
-        """Write down what shall be, for a cluster that was let in; return its status after that."""
-        cluster_id = member.cluster_id if member else lost.cluster_id if lost else secrets.token_hex(8)
-        owner = lost.owner if lost and lost.owner != NOBODY else caller.uid
-        self._admission.check_key(cluster_id, key)
-        known_key, pair, peer_key = await asyncio.to_thread(
-            self._keep_keys, cluster_id, key, fresh=member is None and lost is None
-        )
-        if past is not None:
-            await self._fleet.forget(past)
-        if member is None:
-            member = await self._fleet.take_on(wanted.identity, cluster_id, World(), region)
-        self._journal.claim(wanted.creator, owner)
-        known = member.world.desired is not None and member.world.phase != "gone" and member.world.owner != NOBODY
-        asked = replace(
-            self._asked(caller, wanted, region, shrink=shrink),
-            cluster_id=cluster_id,
-            host_key=pair.public,
-            peer_key=peer_key,
-            host_key_since=0.0 if known_key else self._clock.now(),
-            owner=member.world.owner if known else owner,
-        )
-        try:
-            await asyncio.gather(member.loop.take(asked), member.loop.take(look))
-        except ReadOnlyError:
-            if member.world.desired is None:  # nothing was taken in: no such cluster is known
-                await self._fleet.drop(member)
-                if lost is None:  # the hosts of one whose record was lost still show these keys
-                    self._bench.keys.forget(cluster_id)
-            raise
+        member = await self._bringup.up(caller, document, ref=ref, overrides=overrides, key=key, shrink=shrink)
         return self._status(member)
+
+    async def plan(
+        self, caller: Caller, document: str, *, ref: str, overrides: Sequence[str], shrink: bool
+    ) -> dict[str, Any]:
+        """Return what `up` would do, without doing it."""
+        return await self._bringup.plan(caller, document, ref=ref, overrides=overrides, shrink=shrink)
 
     async def trust(self, caller: Caller, ref: str, host: str, fingerprint: str | None) -> dict[str, Any]:
         """Pin the host key with this fingerprint, if the host shows it; without one only tell what it shows."""
         member = self._directory.find(ref)
         self._access.check_act(caller, member.world.owner, f"vouch for hosts of {ref}")
         instance = host_of(member.world, host, ref)
-        name = desired_of(member).instance_name(instance.role, instance.index)
+        name = member.desired.instance_name(instance.role, instance.index)
         return await trust.trust(member, self._settings, instance, name, wanted=fingerprint, by=caller.uid)
-
-    def _keep_keys(self, cluster_id: str, key: str | None, *, fresh: bool) -> tuple[str | None, KeyPair, str]:
-        """Keep the keys of an `up`; return the public host key that was kept before, the pair that is now, and the
-        public key of the orchestrator.
-
-        Raises:
-            ReadOnlyError: the disk refuses; nothing of a fresh cluster's is left.
-        """
-        keys = self._bench.keys
-        try:
-            if key is not None:
-                keys.keep_login_key(cluster_id, key)
-            return keys.kept_host_key(cluster_id), keys.host_key(cluster_id), keys.peer_key(cluster_id).public
-        except OSError as error:
-            if fresh:
-                keys.forget(cluster_id)
-            raise unwritable(self._journal.path.parent, error) from error
-
-    async def plan(
-        self, caller: Caller, document: str, *, ref: str, overrides: Sequence[str], shrink: bool
-    ) -> dict[str, Any]:
-        """Return what `up` would do, without doing it."""
-        wanted = self._admission.read(caller, document, ref, overrides)
-        member = self._directory.get(wanted.identity)
-        region = await self._fleet.region_of(wanted)
-        self._admission.check_fits(caller, wanted, member, region)
-        look, lost = await self._admission.look(caller, wanted, member, region)
-        async with self._admission.within_limits(caller, wanted, member, region, shrink=shrink):
-            pass  # nothing is written down
-        before = member.world if member else World()
-        asked = replace(
-            self._asked(caller, wanted, region, shrink=shrink),
-            cluster_id=member.cluster_id if member else lost.cluster_id if lost else "",
-            host_key=before.host_key,
-        )
-        world = fold(fold(before, asked), look)
-        return {"name": wanted.name, "region": region.name, **status.changes(before, wanted, world, shrink)}
-
-    def _asked(self, caller: Caller, wanted: Cluster, region: Region, *, shrink: bool) -> facts.UpRequested:
-        """Return an `up` of a cluster that is not known yet."""
-        return facts.UpRequested(
-            at=self._clock.now(),
-            desired=wanted,
-            region=region.name,
-            cluster_id="",
-            host_key="",
-            owner=caller.uid,
-            by=caller.uid,
-            may_adopt=self._access.may_adopt(caller, wanted.creator),
-            shrink=shrink,
-        )
 
     async def down(self, caller: Caller, ref: str) -> dict[str, Any]:
         """Give a cluster back; the status that it returns is `stopping` or `gone`."""
@@ -462,9 +301,3 @@ def _check_wanted(member: Member, what: str) -> None:
     if not member.world.wanted or member.world.phase == "gone":
         name = "/".join(member.identity)
         raise ConflictError(f"{name} is {member.world.phase}, so it cannot be {what}; `flambectl up` brings it back")
-
-
-def desired_of(member: Member) -> Cluster:
-    """Return what a known cluster shall be."""
-    assert member.world.desired is not None, "a cluster is known from its first `up` on"
-    return member.world.desired

@@ -5,6 +5,9 @@ A setting `a.b` is `FLAMBED_A__B` in the environment.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -310,11 +313,20 @@ def schema() -> dict[str, Any]:
 
 def _read(file: Path, source: str, problems: list[Problem]) -> Document:
     try:
-        raw = file.read_bytes()
+        raw = _bytes_of(file)
     except OSError as error:
         problem = Problem(f"the settings file cannot be read: {error.strerror}")
         raise ClusterConfigurationError([problem], source) from error
     return yamlfile.load(yamlfile.decode(raw, source), source=source, empty=True, mendable=problems)
+
+
+def _bytes_of(file: Path) -> bytes:
+    """Return what is in a regular file, or nothing for /dev/null. A reload reads in the event loop: a pipe would stop it."""
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode) and not os.path.samestat(status, os.stat(os.devnull)):  # noqa: PTH116
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return opened.read()
 
 
 def _environment(document: Document, environ: Mapping[str, str]) -> list[Problem]:

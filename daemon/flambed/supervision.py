@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from flambed.bench import Bench
 from flambed.control import Control
 from flambed.errors import ClusterConfigurationError
 from flambed.fleet import Fleet
-from flambed.hands import Bench
 from flambed.journal import Journal
 from flambed.log import Log
 from flambed.reloading import reload

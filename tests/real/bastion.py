@@ -124,6 +124,13 @@ class Bastion:
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
+    def asking(self, user: str, *words: str) -> subprocess.Popen[str]:
+        """Run flambectl as a user, beside the test."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self.command(user, *words), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+        )
+
     def file(self, user: str, name: str, *, creator: str, **changes: Any) -> str:
         """A cluster file of a user's, with their own copy of the key, which nobody else can read."""
         home = "/root" if user == "root" else f"/home/{user}"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,23 @@ class Machine:
             finally:
                 process.terminate()
                 process.wait(ENDS_WITHIN)
+
+    @contextmanager
+    def hung_file(self, path: str, owner: str) -> Iterator[Callable[[], None]]:
+        """Have a file that cannot be read, as on a disk that hangs; yields a function that waits until somebody tries to.
+
+        From then on the file is gone for all others; that one hangs until the end.
+        """
+        self.run("mkfifo", "-m", "0600", path)
+        self.run("chown", owner, path)
+        file = Path(f"/proc/{self.pid}/root{path}")
+        with ExitStack() as held:
+
+            def reached() -> None:
+                held.enter_context(file.open("wb"))  # opens once there is a reader, who is never given anything
+                file.unlink()
+
+            yield reached
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file inside."""

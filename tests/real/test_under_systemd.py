@@ -119,6 +119,38 @@ def test_a_service_that_hangs_is_restarted_by_the_watchdog(bastion: Bastion) -> 
     assert "in serve" in traced or "in run_forever" in traced
 
 
+def test_a_loop_that_is_blocked_in_a_live_process_is_restarted_and_who_waits_is_answered(bastion: Bastion) -> None:
+    """The loop reads a file that never comes, as on a disk that hangs; only the request that met it is lost."""
+    file = bastion.file("alice", "stuck", creator="alice", setup_cmds=["echo kept"])
+    assert bastion.ctl("alice", "up", file).returncode == 0
+    bastion.drop_in("test", "Service", WatchdogSec="2s")
+    bastion.systemctl("daemon-reload")
+    bastion.systemctl("restart", "flambed")
+    first = bastion.main_pid
+    [kept] = bastion.machine.sh("ls -d /var/lib/flambed/outputs/*/i-* | head -n 1").split()
+    with (
+        bastion.machine.journal() as until,
+        bastion.machine.hung_file(f"{kept}/9-0.json", "flambed") as reached,
+        bastion.asking("alice", "logs", "stuck") as unlucky,
+    ):
+        reached()
+        state = bastion.machine.run("ps", "-o", "stat=", "-p", str(first)).stdout
+        with bastion.asking("bob", "list") as patient:
+            told = until("service.ended_badly")
+            listed, said = patient.communicate(timeout=60)
+        _, lost = unlucky.communicate(timeout=60)
+    assert state.startswith("S"), "it was alive, and waited"
+    assert told["result"] == "watchdog"
+    assert (patient.returncode, said) == (0, "")
+    assert "stuck" in listed
+    assert unlucky.returncode == 3, lost
+    assert bastion.main_pid != first
+    assert bastion.ctl("alice", "logs", "stuck").returncode == 0
+    traced = bastion.machine.run("journalctl", "--no-pager", "-o", "cat", f"_PID={first}").stdout
+    assert "Fatal Python error: Aborted" in traced
+    assert "outputs.py" in traced, "the journal shows what the loop was at"
+
+
 def test_a_service_that_turns_is_left_alone_by_the_watchdog(bastion: Bastion) -> None:
     """Fed at half its interval: five intervals later it is the same process."""
     bastion.drop_in("test", "Service", WatchdogSec="1s")

@@ -9,9 +9,9 @@ from typing import Any, Protocol, cast
 
 from flambed import hands
 from flambed.aws import Aws, Clients
+from flambed.bench import Bench
 from flambed.catalogue import event_of
 from flambed.fleet import MADE_ANEW, Fleet
-from flambed.hands import Bench
 from flambed.journal import Entry
 from flambed.log import Log
 from flambed.service import Service
