@@ -26,7 +26,8 @@ LIB := $(DESTDIR)/usr/local/lib
 install-service: ## put the service in place, as root: PREFIX (/opt/flambed), units, users, settings; DESTDIR for packages
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flambed needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r config/service.lock
+	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps .
 	$(if $(DESTDIR),find $(DESTDIR)$(PREFIX)/bin -maxdepth 1 -type f -exec sed -i '1s|^#!$(DESTDIR)|#!|' {} +)
 	install -d $(DESTDIR)/usr/local/bin
 	ln -sf $(PREFIX)/bin/flambectl $(DESTDIR)/usr/local/bin/flambectl
@@ -103,9 +104,11 @@ schemas: $(STAMP) ## write the generated files again: config/*.schema.json, docs
 	@$(BIN)/flambed schema settings > config/settings.schema.json
 	@$(BIN)/python -c 'from flambed import log; print(log.markdown(), end="")' > docs/events.md
 
-lock: ## resolve the lock file again (needs uv)
+lock: ## resolve the lock files again (needs uv): all that is used here, and what the service needs of it
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	  --extra lab --group dev pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	  --group build --constraints requirements.lock pyproject.toml --output-file config/service.lock
 
 clean: ## remove what was installed and generated here
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache

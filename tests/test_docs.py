@@ -182,17 +182,30 @@ def test_the_events_and_reasons_that_operators_are_told_of_exist() -> None:
 def test_the_packages_that_were_asked_for_are_declared_and_locked() -> None:
     """Each is a dependency in pyproject.toml, and the lock file pins it with hashes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    declared = [
-        *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["lab"],
-        *project["dependency-groups"]["dev"],
-    ]
-    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in declared}
+    groups = project["dependency-groups"]
+    service = project["project"]["dependencies"] + groups["build"]
+    tests = project["project"]["optional-dependencies"]["lab"] + [one for one in groups["dev"] if isinstance(one, str)]
+    names = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in service + tests}
     assert {"aioboto3", "asyncssh", "structlog", "pyyaml", "moto", "pytest-asyncio"} <= names
-    locked = set(
-        re.findall(r"^([a-z0-9-]+)==\S+ \\\n    --hash=", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    )
-    assert names <= locked
+    assert names <= locked("requirements.lock").keys()
+    needed = {re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() for requirement in service}
+    assert needed <= locked("config/service.lock").keys()
+
+
+def test_the_service_is_installed_from_what_the_tests_were_run_with() -> None:
+    """The bastion's lock file is a part of the other, version by version and hash by hash."""
+    everything, service = locked("requirements.lock"), locked("config/service.lock")
+    assert service.items() <= everything.items()
+    assert not {"moto", "pytest", "flask"} & service.keys()
+
+
+def locked(name: str) -> dict[str, tuple[str, ...]]:
+    """The packages of a lock file: by name the version, and the hashes."""
+    found: dict[str, tuple[str, ...]] = {}
+    for entry in re.split(r"^(?=\S)", (ROOT / name).read_text(), flags=re.MULTILINE):
+        if pinned := re.match(r"([a-z0-9-]+)==(\S+) \\\n    --hash=", entry):
+            found[pinned[1]] = (pinned[2], *re.findall(r"--hash=(\S+)", entry))
+    return found
 
 
 @pytest.mark.seed("C09")

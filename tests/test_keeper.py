@@ -677,6 +677,25 @@ async def test_our_own_metric_has_the_real_cpu_or_the_vote_each_minute() -> None
 
 
 @pytest.mark.idle("AWS/ refused")
+@pytest.mark.parametrize("burst", range(4, 8))
+@virtual
+async def test_one_busy_minute_is_seen_in_our_own_metric_whichever_it_is(burst: int) -> None:
+    """The CPU is read every other minute, and comes two minutes late."""
+    cloud = Cloud()
+    cloud.cloudwatch.refuses_aws = True
+    async with opened(cloud, memory={"namespace AWS/EC2 123456789012 us-east-1": "refused"}) as (_region, keeper):
+        keeper.want(ME, table(), cloud.heard.take)
+        for minute in range(16):
+            cloud.cloudwatch.cpu(HOST, START + (minute - 2) * MINUTE, 70.0 if minute - 2 == burst else 0.25)
+            await asyncio.sleep(MINUTE)
+    own = cloud.cloudwatch.written(HOST, "Flambed/EC2")
+    busy = [(at - START) / MINUTE for at, percent in own.items() if percent == 70.0]
+    assert busy
+    assert burst < min(busy) <= max(busy) <= burst + 5
+    assert {own[max(own)], own[min(own)]} == {0.25}
+
+
+@pytest.mark.idle("AWS/ refused")
 @virtual
 async def test_a_vote_that_begins_counts_at_once_in_our_own_metric() -> None:
     """The minute that was already told to be idle is told to be in use as well, which holds its average up."""
@@ -856,13 +875,13 @@ async def test_an_alarm_that_is_in_alarm_is_neither_put_anew_nor_set_by_hand(vot
 
 @pytest.mark.idle("votes", "window", "AWS/ accepted", "AWS/ refused")
 @pytest.mark.parametrize(
-    ("minutes", "refused", "read"), [(60, False, 0.4), (5, False, 2.0), (60, True, 2.0), (5, True, 2.0)]
+    ("minutes", "refused", "read"), [(60, False, 0.4), (5, False, 2.0), (60, True, 1.0), (5, True, 2.0)]
 )
 @virtual
 async def test_a_thousand_hosts_in_the_steady_state_cost_a_call_or_two_a_minute(
     minutes: int, refused: bool, read: float
 ) -> None:
-    """One PutMetricData, half a GetMetricData, and no PutMetricAlarm, half of the hosts in use; two readings for our own metric."""
+    """One PutMetricData, half a GetMetricData, and no PutMetricAlarm, half of the hosts in use; one reading for our own metric."""
     cloud = Cloud()
     cloud.cloudwatch.refuses_aws = refused
     memory = {"namespace AWS/EC2 123456789012 us-east-1": "refused"} if refused else {}

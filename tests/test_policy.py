@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 from cfnlint.api import lint_file
 
 from flambed import aws
@@ -19,11 +18,11 @@ from flambed.observed.inbox import PARSERS
 from flambed.steps import protect
 from flambed.steps.launch import run_instances_params
 from flambed.tags import LAUNCH_TAG, tags_of
+from tests.cfntemplate import TEMPLATE, template
 from tests.clusterfiles import cluster
 from tests.iam import ACCOUNT, POLICY, PROTOCOLS, Use, allows, arn, called, listed, methods, uses_of
 
 ROOT = Path(__file__).parent.parent
-TEMPLATE = ROOT / "config" / "flambed.cloudformation.yaml"
 
 IMPLIED: Final = {
     "cloudwatch:TagResource": "PutMetricAlarm with tags needs it, and `gc` knows our alarms by their tags",
@@ -168,27 +167,6 @@ def test_other_alarms_queues_parameters_and_roles_are_out_of_reach() -> None:
 
 
 # --- the template ------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms: `!Sub x` is {"Sub": "x"}."""
-
-
-def _short_form(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> dict[str, Any]:
-    if isinstance(node, yaml.SequenceNode):
-        return {suffix: loader.construct_sequence(node, deep=True)}
-    assert isinstance(node, yaml.ScalarNode)
-    return {suffix: loader.construct_scalar(node)}
-
-
-_Loader.add_multi_constructor("!", _short_form)
-
-
-def template() -> dict[str, Any]:
-    """The template."""
-    with TEMPLATE.open() as file:
-        read: dict[str, Any] = yaml.load(file, _Loader)
-    return read
 
 
 def rendered(value: Any) -> Any:

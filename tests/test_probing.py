@@ -14,6 +14,7 @@ import pytest
 from flambed.actions import Protection, Question
 from flambed.errors import Reason, StepError
 from flambed.keeper import Keeper
+from flambed.keeper.probing import PARALLEL
 from flambed.observed.facts import Fact, HostHeard, HostMute, TimerSeen, VoteBegan, VoteEnded
 from flambed.steps import protect
 from flambed.steps.protect import alarm_name
@@ -197,6 +198,39 @@ async def test_a_service_that_restarts_again_and_again_does_not_prolong_a_vote()
 
 
 @pytest.mark.idle("dead-man's timer", "timeout changed on a live cluster")
+@pytest.mark.idle("daemon restarted")
+@virtual
+async def test_after_a_restart_the_hosts_are_asked_first_whose_use_would_lapse_first() -> None:
+    """All are due at once, and only so many are asked at a time."""
+    cloud, slow = Cloud(), asyncio.Event()
+    asked: list[str] = []
+
+    async def ask(question: Question, _hold: float) -> str:
+        asked.append(question.instance)
+        await slow.wait()
+        raise StepError(Reason.CONNECTION_LOST, "Lost", "the link dropped")
+
+    hosts = ids(range(1, PARALLEL + 11))
+    soon, later = hosts[-1], hosts[-2]
+    memory = {f"leases {host}": f'{{"gpu": {START + left}}}' for host, left in ((soon, 120), (later, 600))}
+    [plain] = wanted().values()
+    assert plain.question is not None
+    table = {
+        host: replace(
+            plain,
+            instance=host,
+            question=replace(plain.question, instance=host, votes=("gpu",) if host in (soon, later) else ()),
+        )
+        for host in hosts
+    }
+    async with cloud.region(survey_interval=1e9, memory=memory) as region:
+        region.keeper.want(ME, table, cloud.heard.take, ask=ask)
+        await asyncio.sleep(MINUTE)
+        assert len(asked) == PARALLEL
+        assert asked[:2] == [soon, later]
+        slow.set()
+
+
 @virtual
 async def test_a_new_timeout_and_a_hold_are_told_to_the_timer_at_once() -> None:
     """Not at the next probe: until then it would end the host by the old ones."""

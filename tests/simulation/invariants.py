@@ -184,7 +184,9 @@ class Watch:
             doubtful = bool(world.strangers) and (machine.adoptable or machine.id in world.strangers)
             safe = machine.state != "running" or not timed or doubtful or machine.id in self.cloud.watch.alarms
             self._count(self._unprotected, machine, passed, safe, UNPROTECTED_FOR, "runs without its alarm")
-        spared = {i.id for i in world.instances.values() if world.rolled_back and i.request <= world.converged_request}
+        # A launch that fails gives back what it created; what was there before, or found again, goes on.
+        before = [i for i in world.instances.values() if i.request <= world.converged_request or i.adopted or i.found]
+        spared = {i.id for i in before if world.rolled_back}
         orphans = [
             m for m in alive if m.role == Role.FACTORY and not m.protected and not m.adoptable and m.id not in spared
         ]

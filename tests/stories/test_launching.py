@@ -342,5 +342,22 @@ def test_a_service_whose_journal_was_made_anew_waits_for_what_the_lost_one_launc
     assert story.world.reason is not None
     assert "journal was made anew" in story.world.reason
     story.passes(301)
+    assert story.decides() == ["find"], "what the first look did not show may be there by now"
+    story.finds()
     assert story.decides() == ["prepare Orchestrator Factory"]
     assert story.world.reason is None
+
+
+def test_what_the_lost_journal_launched_and_was_seen_too_late_is_not_launched_again() -> None:
+    """The first look by tag saw nothing of it; the one after the wait does, and it is nobody's to adopt without an admin."""
+    story = Story()
+    story.rules = replace(story.rules, launch_from=story.now + 300)
+    story.up()
+    story.decides()
+    story.finds()
+    story.decides()
+    story.passes(301)
+    assert story.decides() == ["find"]
+    story.finds(see("i-lost", Role.ORCHESTRATOR, "running"))
+    assert story.decides() == []
+    assert "i-lost" in (story.world.reason or "")

@@ -57,7 +57,12 @@ class Probing:
             while True:
                 now = self._region.clock.now()
                 next_at = math.inf
-                for guard in list(self._keeper.guards.values()):
+                guards = list(self._keeper.guards.values())
+                for guard in guards:
+                    self._recall(guard, now)
+                # After a restart all are due at once: first comes the host whose use would lapse first.
+                guards.sort(key=lambda guard: min(guard.listening.leases.values(), default=math.inf))
+                for guard in guards:
                     next_at = min(next_at, self._attend(guard, now, group))
                 pause = None if math.isinf(next_at) else max(0.001, self._region.clock.real(next_at - now))
                 await self._keeper.until_woken(self.wake, pause)
@@ -65,10 +70,10 @@ class Probing:
     def _attend(self, guard: Guard, now: float, group: asyncio.TaskGroup) -> float:
         """Begin a probe that is due, end leases that have run out; return when to look at this host again."""
         question, host = guard.wanted.question, guard.listening
-        self._recall(guard, now)
         for vote, until in list(host.leases.items()):
             if until <= now:
-                self._end(guard, vote, "it was not seen again" if host.failing_since else "no more input")
+                typed_out = vote == "terminal" and host.failing_since is None
+                self._end(guard, vote, "no more input" if typed_out else "it was not seen again")
         ends_at = min(host.leases.values(), default=math.inf)
         if question is None or guard.ask is None or host.asking:
             return ends_at

@@ -19,6 +19,9 @@ LONGEST: Final = 24 * 60
 """Minutes that are looked back at most."""
 
 _EVERY: Final = 5 * protect.MINUTE
+_EVERY_MERGED: Final = 2 * protect.MINUTE
+"""Seconds between two readings of a host, at most, and where our own metric has its CPU."""
+
 _EXTRA: Final = 10 * protect.MINUTE
 
 
@@ -55,10 +58,11 @@ class Readings:
             await self._read_batch(batch, start, now)
 
     def _due_at(self, guard: Guard) -> float:
-        if guard.read_at is None or self._keeper.own_metric or guard.read_at > self._region.now():
+        if guard.read_at is None or guard.read_at > self._region.now():
             return 0.0  # one that lies ahead is from before AWS's clock was known
+        longest = _EVERY_MERGED if self._keeper.own_metric else _EVERY
         # Half a second less: the clock of a minute may tick a little early.
-        return guard.read_at + min(_EVERY, (guard.wanted.minutes or 0) * protect.MINUTE / 5) - 0.5
+        return guard.read_at + min(longest, (guard.wanted.minutes or 0) * protect.MINUTE / 5) - 0.5
 
     def _start(self, guard: Guard, now: float) -> float:
         """Return the first minute to read: the one after the last that is known, or the whole window at first."""

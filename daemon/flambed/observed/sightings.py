@@ -55,7 +55,8 @@ def cluster_surveyed(world: World, fact: facts.ClusterSurveyed) -> World:
             world = world.with_instance(replace(instance, doubted_at=fact.at))
     if tuple(strangers) != world.strangers:
         world = replace(world, strangers=tuple(strangers))
-    if first or not world.looked or (world.intents and fact.began > world.surveyed_at):
+    launching = bool(world.intents) or world.converged_at is None
+    if first or not world.looked or (launching and fact.began > world.surveyed_at):
         world = replace(world, surveyed_at=fact.began, looked=True)
     return replace(world, found_at=fact.began) if first else world
 

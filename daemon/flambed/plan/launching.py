@@ -252,8 +252,8 @@ def _launch_missing(draft: Draft) -> None:
     if draft.now < draft.rules.launch_from:
         draft.wake(draft.rules.launch_from)
         return
-    if not world.looked:
-        draft.want(Find())  # the journal may be an old copy: what it does not know of comes first
+    if not world.looked or world.surveyed_at < draft.rules.launch_from:
+        draft.want(Find())  # the journal may be an old copy, or a new one: what it does not know of comes first
         return
     if unknown := tuple(role for role in needed if role not in world.specs):
         draft.want(Prepare(unknown))

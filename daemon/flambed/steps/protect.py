@@ -200,9 +200,13 @@ def gaps(own: Samples, now: float) -> list[float]:
 def merged(minute: float, real: Mapping[float, float]) -> float | None:
     """Return what our own metric says of a minute without a vote: the real CPU if it is no older than ten minutes.
 
+    It is the greater of the last known minute and the one before: the CPU is read every other minute, and what was busy
+    in one alone is to be seen all the same.
+
     Args:
         minute: UNIX seconds.
         real: percent of CPU by minute.
     """
     recent = (minute - MINUTE * back for back in range(BACK + 2))
-    return next((real[at] for at in recent if at in real), None)
+    last = next((at for at in recent if at in real), None)
+    return None if last is None else max(real[last], real.get(last - MINUTE, 0.0))
