@@ -42,11 +42,13 @@ install-service: ## put the service in place, as root: PREFIX (/opt/flambed), un
 demo: $(STAMP) ## bring a cluster up in a pretend AWS on this machine, look at it, take it down
 	@$(BIN)/python -m flambed.demo
 
-# Most tests wait, for hosts that boot and clocks that tick: more of them at a time than there are cores.
+# Most tests wait, for hosts that boot and clocks that tick: more of them at a time than there are cores. Files go out in
+# the order of their folders: the lab's come first, which last longest, and the many short ones even out the end.
 WORKERS ?= 3
 test: $(STAMP) ## run the tests, but for those of `make test-real`
 	@echo "== running the tests"
-	@$(BIN)/pytest -q --seed-report --numprocesses $(WORKERS) --dist loadfile --ignore tests/real
+	@$(BIN)/pytest -q --seed-report --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	  --ignore tests/real
 
 # The packages that the service needs, for a machine without a network: the tests install it there as an operator does.
 WHEELS ?= .venv/packages

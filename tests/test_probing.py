@@ -164,6 +164,62 @@ async def test_an_answer_that_is_none_is_a_failure(text: str) -> None:
 
 
 @virtual
+async def test_probes_that_fail_are_told_at_the_second_once_and_so_is_their_end() -> None:
+    """Not after a single one, which a boot or a dropped link may bring; long before the host is mute."""
+    cloud, hosts = Cloud(), Hosts()
+    broken = StepError(Reason.CONNECTION_LOST, "Lost", "the link dropped")
+    async with opened(cloud, hosts):
+        await asyncio.sleep(MINUTE)
+        for minutes in (4.5, 10.0):  # one failure, and those of five minutes
+            hosts.broken = broken
+            await asyncio.sleep(minutes * MINUTE)
+            hosts.broken = None
+            await asyncio.sleep(2 * MINUTE)
+    [failed, recovered] = [event for event in cloud.heard.events if "probe" in event[0]]
+    assert failed[0] == "instance.probe_failed"
+    assert (failed[1]["instance"], failed[1]["cluster"], failed[1]["why"]) == (HOST, "/".join(ME), "the link dropped")
+    assert recovered[0] == "instance.probe_recovered"
+    assert recovered[1]["failures"] > 2
+    assert cloud.heard.of(HostMute) == []
+
+
+@virtual
+async def test_a_host_that_is_mute_by_then_is_heard_of_again_and_no_more_is_told() -> None:
+    """Two events for the beginning, since the second one says more, and one for the end."""
+    cloud, hosts = Cloud(), Hosts()
+    hosts.text = "Welcome!"
+    async with opened(cloud, hosts):
+        await asyncio.sleep(60 * MINUTE)
+        hosts.text = None
+        await asyncio.sleep(6 * MINUTE)
+    assert (len(cloud.heard.of(HostMute)), len(cloud.heard.of(HostHeard))) == (1, 1)
+    assert [name for name, _ in cloud.heard.events if "probe" in name] == ["instance.probe_failed"]
+
+
+@virtual
+async def test_a_signal_that_a_host_cannot_tell_twice_is_told_once_and_so_is_its_end() -> None:
+    """A driver that broke, a lease that cannot be stored: `why` says it at once, the log at the second time."""
+    cloud, hosts = Cloud(), Hosts()
+    async with opened(cloud, hosts) as keeper:
+        hosts.answers |= {"gpu": "failed nvidia-smi ends with 9", "timer": "failed the lease cannot be stored"}
+        await asyncio.sleep(MINUTE)
+        seen = {one["signal"]: one["value"] for one in (await keeper.signals([HOST]))[HOST]}
+        assert seen["gpu"] == "not known: nvidia-smi ends with 9"
+        assert seen["renewal"] == "fails: the lease cannot be stored"
+        assert [name for name, _ in cloud.heard.events if "signal" in name] == []
+        await asyncio.sleep(30 * MINUTE)
+        hosts.answers |= {"gpu": "0"}
+        await asyncio.sleep(5 * MINUTE)
+    told = [(name, said["signal"], said.get("why")) for name, said in cloud.heard.events if "signal" in name]
+    assert told == [
+        ("instance.signal_unknown", "timer", "the lease cannot be stored"),
+        ("instance.signal_unknown", "gpu", "nvidia-smi ends with 9"),
+        ("instance.signal_known", "gpu", None),
+    ]
+    assert cloud.heard.of(TimerSeen) == []
+
+
+@virtual
 async def test_what_a_host_cannot_tell_keeps_what_was_known_for_its_lease() -> None:
     """nvidia-smi hangs: the GPU may be in use, and nobody knows; the rest of the answer counts."""
     cloud, hosts = Cloud(), Hosts()

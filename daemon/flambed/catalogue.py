@@ -233,6 +233,24 @@ _KINDS: Final = (
         "instance.mute", "warning", "A host does not answer probes any more; nobody knows whether it is in use.",
         {"since": time("since when"), "why": text("what became of the last probe")}, facts.HostMute,
     ),
+    EventKind(
+        "instance.probe_failed", "warning",
+        "Two probes of a host in a row failed; uses that are known count for 15 minutes, after which it is mute.",
+        {"since": time("since when"), "why": text("what became of the last probe")},
+    ),
+    EventKind(
+        "instance.probe_recovered", "info", "A host answers probes again before it was mute.",
+        {"failures": whole("how many failed in a row")},
+    ),
+    EventKind(
+        "instance.signal_unknown", "warning",
+        "A host answered twice in a row without one of its signals, which proves neither use nor idleness.",
+        {"signal": text("timer, gpu, terminal, experiment or uptime"), "why": text("the host's own words")},
+    ),
+    EventKind(
+        "instance.signal_known", "info", "A host tells that signal again.",
+        {"signal": text("timer, gpu, terminal, experiment or uptime")},
+    ),
     EventKind("instance.heard", "info", "A host that was mute answers probes again.", fact=facts.HostHeard),
     EventKind(
         "instance.judged", "info", "A host that its alarm should have ended was examined. Due: the service ends it.",

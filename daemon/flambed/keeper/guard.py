@@ -31,6 +31,8 @@ class Listening:
     known_at: float = -math.inf  # it answered then, or had been mute for so long that its CPU alone decides
     failing_since: float | None = None
     failure: str = ""
+    failures: int = 0  # in a row
+    unknown: dict[str, int] = field(default_factory=dict)  # how often in a row it could not tell a signal of the probe
     mute: bool = False
     recalled: bool = False  # what was known before a restart is known again
     leases: dict[str, float] = field(default_factory=dict)  # until when each use counts

@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping, MutableMapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 from flambed.actions import Question
@@ -32,6 +33,9 @@ LEASE: Final = 900.0
 
 TYPED_WITHIN: Final = 1800.0
 """Seconds since the last input to a terminal for which somebody is there."""
+
+TOLD_AT: Final = 2
+"""Failures in a row of which the log tells: a host that boots, or a link that drops, may have one."""
 
 PARALLEL: Final = 64
 """Hosts that are asked at the same time."""
@@ -112,6 +116,9 @@ class Probing:
         if not host.mute and now - host.failing_since >= LEASE:
             host.mute = True
             self._keeper.tell(guard, HostMute(at=now, instance=guard.instance, since=host.failing_since, why=why))
+        host.failures += 1
+        if host.failures == TOLD_AT and not host.mute:
+            self._emit("instance.probe_failed", guard, since=host.failing_since, why=why)
         if host.mute:
             self._known(guard, now)
 
@@ -119,10 +126,13 @@ class Probing:
         host, now = guard.listening, self._region.clock.now()
         host.answer, host.answered_at, host.due_at = answer, now, now + EVERY
         self._known(guard, now)
-        host.failing_since, host.failure = None, ""
         if host.mute:
             host.mute = False
             self._keeper.tell(guard, HostHeard(at=now, instance=guard.instance))
+        elif host.failures >= TOLD_AT:
+            self._emit("instance.probe_recovered", guard, failures=host.failures)
+        host.failing_since, host.failure, host.failures = None, "", 0
+        self._take_unknown(guard, answer)
         self._take_timer(guard, question, answer.timer)
         for vote, until in self._uses(answer, now).items():
             if until is None:
@@ -132,6 +142,21 @@ class Probing:
             elif vote in host.leases:
                 self._end(guard, vote, "it was not seen any more")
         self._remember(guard)
+
+    def _take_unknown(self, guard: Guard, answer: Probe) -> None:
+        """Say so once when a host cannot tell a signal, and when it can again."""
+        unknown = guard.listening.unknown
+        for signal in fields(answer):
+            value = getattr(answer, signal.name)
+            if isinstance(value, Unknown):
+                unknown[signal.name] = unknown.get(signal.name, 0) + 1
+                if unknown[signal.name] == TOLD_AT:
+                    self._emit("instance.signal_unknown", guard, signal=signal.name, why=value.why)
+            elif unknown.pop(signal.name, 0) >= TOLD_AT:
+                self._emit("instance.signal_known", guard, signal=signal.name)
+
+    def _emit(self, event: str, guard: Guard, **said: object) -> None:
+        self._region.emit(event, cluster="/".join(guard.cluster), instance=guard.instance, **said)
 
     def _take_timer(self, guard: Guard, question: Question, state: Timer | Unknown) -> None:
         if isinstance(state, Unknown):

@@ -36,6 +36,8 @@ def _probe(host: Listening) -> Iterator[Signal]:
     if host.answer is None or host.answered_at is None:
         return
     at = rfc3339(host.answered_at)
+    if isinstance(host.answer.timer, Unknown):
+        yield {"signal": "renewal", "value": f"fails: {host.answer.timer.why}", "at": at}
     gpu, terminal, experiment = host.answer.gpu, host.answer.terminal, host.answer.experiment
     yield {"signal": "gpu", "value": _said(gpu, "none", lambda percent: f"{percent:g} %"), "at": at}
     yield {

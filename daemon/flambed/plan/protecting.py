@@ -9,22 +9,18 @@ from flambed.desired import Role
 from flambed.observed.instance import Instance, Stage
 from flambed.plan.draft import Draft
 from flambed.plan.launching import conflict, deadline, lacking, trouble
-from flambed.policy import LONGEST_WINDOW, IdlePolicy
-
-EXPERIMENT_MAY_BEGIN = 30 * 60.0
-"""Seconds after ready that a host with timeout 0 waits for the experiment to begin."""
-
-EXPERIMENT_MAY_IDLE = 24 * 3600.0
-"""Seconds without any activity of CPU or GPU for which an experiment's process counts as use."""
-
-ASKED_FOR = 300.0
-"""Seconds for which an `up` or a `retry` counts as use: whoever asks for a cluster does not want it to end that minute."""
+from flambed.policy import (
+    ASKED_FOR,
+    EXPERIMENT_MAY_BEGIN,
+    EXPERIMENT_MAY_IDLE,
+    HOLD_AHEAD,
+    LONGEST_WINDOW,
+    VOTE_AHEAD,
+    IdlePolicy,
+)
 
 ARMED_WITHIN = 240.0
 """Seconds after `running` within which an alarm cannot see idleness enough to fire, whatever the timeout (5 min at least)."""
-
-AHEAD, HOLD_AHEAD = 5, 30
-"""Minutes ahead of now for which a vote, and a person's word, have points: they ride over a restart of the service."""
 
 UP = frozenset({Stage.RUNNING, Stage.REACHABLE, Stage.SETTING_UP, Stage.READY, Stage.FAILED})
 
@@ -160,7 +156,7 @@ def _wanted(draft: Draft, instance: Instance) -> Protection:
         minutes=policy.minutes,
         threshold=policy.threshold,
         vote_until=until,
-        ahead=HOLD_AHEAD if "hold" in live else AHEAD,
+        ahead=HOLD_AHEAD if "hold" in live else VOTE_AHEAD,
         seed=_must_seed(draft, instance, policy),
         policy=policy.digest,
         question=_question(draft, instance, policy, live.get("hold")),

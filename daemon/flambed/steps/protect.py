@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from flambed.policy import HOLD_AHEAD, VOTE_AHEAD
+
 MINUTE: Final = 60.0
 METRIC: Final = "CPUUtilization"
 AWS_NAMESPACE: Final = "AWS/EC2"
@@ -18,7 +20,7 @@ OWN_NAMESPACE: Final = "Flambed/EC2"
 IN_USE: Final = 100.0
 """Percent: what a fake point says."""
 
-MOST_AHEAD: Final = 30
+MOST_AHEAD: Final = max(VOTE_AHEAD, HOLD_AHEAD)
 """Minutes ahead of now for which any point is written."""
 
 BACK: Final = 9
