@@ -13,7 +13,7 @@ from typing import Final
 from flambed.desired import Role
 from flambed.keeper.probing import EVERY, LEASE
 from flambed.plan.ending import AGAIN_MOST, GRACE
-from flambed.plan.protecting import AHEAD, ASKED_FOR, EXPERIMENT_MAY_BEGIN
+from flambed.policy import ASKED_FOR, EXPERIMENT_MAY_BEGIN, VOTE_AHEAD
 from tests.simulation import use
 from tests.simulation.cloud import NEVER, Cloud, Machine
 from tests.simulation.faults import Weather
@@ -97,7 +97,7 @@ class Idleness:
         if now < machine.running_at + window:
             self._tell.violation(f"{machine.id} was ended by its {by} {now - machine.running_at:.0f} s after its boot")
         for work in self._works(machine, person, own=own):
-            ahead = (AHEAD - 1) * MINUTE if work.leased and alarm is not None and not own else 0.0
+            ahead = (VOTE_AHEAD - 1) * MINUTE if work.leased and alarm is not None and not own else 0.0
             moments = (now - MINUTE * back for back in range(int((window + ahead) // MINUTE)))
             unasked = window if own else 0.0 if alarm is None else None
             begins, ends = work.stretch

@@ -12,7 +12,7 @@ from flambed.access import Caller
 from flambed.desired import Role
 from flambed.errors import FlambedError
 from flambed.observed.world import World
-from flambed.plan.protecting import HOLD_AHEAD
+from flambed.policy import HOLD_AHEAD
 from flambed.ssh import new_host_key
 from tests.simulation.cloud import IMAGE, NEVER, Cloud, Identity
 from tests.simulation.story import Teller
