@@ -245,7 +245,9 @@ class Watch:
         for machine in self.cloud.machines.values():
             if self._is_forgotten(machine):
                 continue
-            if machine.ours and machine.state != "terminated":
+            # What the lost journal launched and was dying by itself is nobody's to wait for.
+            dying = self._disk.lost and machine.state == "shutting-down" and machine.ended_by == "fate"
+            if machine.ours and machine.state != "terminated" and not dying:
                 self._tell.violation(f"after `down`, {machine.id} is {machine.state}")
             if machine.ours and machine.id in self.cloud.watch.alarms:
                 self._tell.violation(f"after `down`, the alarm of {machine.id} is left")
@@ -257,4 +259,6 @@ class Watch:
 
 def _knows(world: World, machine: Machine) -> bool:
     known = world.instances.get(machine.id)
-    return machine.token in world.intents or (known is not None and known.stage is not Stage.GONE)
+    # What came after the `up` of a journal that is new is told as a stranger, and needs an admin.
+    told = machine.id in world.strangers
+    return told or machine.token in world.intents or (known is not None and known.stage is not Stage.GONE)

@@ -66,6 +66,18 @@ def test_a_pending_instance_is_not_looked_at_while_events_can_come() -> None:
     assert looks == 5
 
 
+@pytest.mark.parametrize("has_events", [True, False])
+@pytest.mark.parametrize("misses", [0, 5000])
+def test_what_was_looked_at_for_days_is_looked_at_again(has_events: bool, misses: int) -> None:
+    """A machine may take days to end: the pauses between looks stay pauses, however many there were."""
+    story = Story(has_events=has_events)
+    launched(story)
+    for name in ("i-o", "i-0"):
+        story.world = story.world.with_instance(replace(story.instance(name), looks=5000, misses=misses))
+    story.passes(301)
+    assert story.decides() == ["describe i-0 i-o"]
+
+
 @pytest.mark.seed("C02")
 def test_a_lost_event_is_made_up_for_by_the_survey() -> None:
     """The slow look finds the instance running, and everything goes on."""

@@ -57,7 +57,12 @@ _LONG_PAUSE = (30.0, 600.0)
 def again_at(failure: Failure) -> float:
     """Return when what failed may be tried again: pauses double with each try in a row, up to a limit by reason."""
     first, most = _PAUSES.get(failure.reason, _LONG_PAUSE)
-    return failure.at + min(first * 2.0 ** min(failure.tries - 1, 16), most)
+    return failure.at + growing(first, failure.tries - 1, most)
+
+
+def growing(first: float, times: int, most: float, by: float = 2.0) -> float:
+    """Return a pause that was multiplied so many times, up to a limit; however often, as what fails may fail for days."""
+    return min(first * by ** min(times, 64), most)
 
 
 @dataclass

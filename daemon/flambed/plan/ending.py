@@ -5,7 +5,7 @@ from __future__ import annotations
 from flambed.actions import Case, Judge
 from flambed.observed.facts import Key
 from flambed.observed.instance import Instance, Stage
-from flambed.plan.draft import Draft
+from flambed.plan.draft import Draft, growing
 from flambed.plan.launching import conflict
 from flambed.plan.protecting import ends_at, idle_from, votes
 from flambed.plan.retiring import terminate
@@ -50,7 +50,7 @@ def _examined_at(draft: Draft, instance: Instance) -> float | None:
         end = max(end, instance.mute_since + IMPAIRED_FOR)
     at = end + GRACE
     if (judged := instance.judged) is not None and judged.finding is not Finding.DUE:
-        at = max(at, judged.at + min(AGAIN * 2.0 ** (judged.times - 1), AGAIN_MOST))
+        at = max(at, judged.at + growing(AGAIN, judged.times - 1, AGAIN_MOST))
     return at
 
 

@@ -7,7 +7,7 @@ from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.observed.facts import HostGivenUp, Key
 from flambed.observed.instance import UNDER_WAY, Instance, Stage
-from flambed.plan.draft import Draft
+from flambed.plan.draft import Draft, growing
 from flambed.tags import INSTANCE_TAG, digest_of, tags_of
 
 SPACING = 1.0
@@ -51,7 +51,7 @@ def _look_due(draft: Draft, instance: Instance) -> float | None:
     if instance.doubted_at is not None:
         return instance.doubted_at
     if instance.misses:
-        return instance.looked_at + min(2.0 ** (instance.misses - 1), MISSED_AGAIN)
+        return instance.looked_at + growing(1.0, instance.misses - 1, MISSED_AGAIN)
     since = max(instance.stage_at, instance.looked_at if instance.looks else 0.0)
     if instance.stage in (Stage.REQUESTED, Stage.PENDING, Stage.STOPPING) and instance.state != "stopped":
         return since + _patience(draft, instance)
@@ -65,8 +65,8 @@ def _look_due(draft: Draft, instance: Instance) -> float | None:
 def _patience(draft: Draft, instance: Instance) -> float:
     """Return how long an instance may say nothing before it is looked at: an event should come first, if there are any."""
     if draft.rules.has_events and not draft.world.events_lost:
-        return min(30.0 * 2.0**instance.looks, 300.0)
-    return min(2.0 * 1.5**instance.looks, 15.0)
+        return growing(30.0, instance.looks, 300.0)
+    return growing(2.0, instance.looks, 15.0, by=1.5)
 
 
 def _common_tags(draft: Draft, role: Role) -> tuple[dict[str, str], str]:
