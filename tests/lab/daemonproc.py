@@ -42,6 +42,7 @@ class Daemon:
     lab: LabProcess
     folder: Path
     settings: Mapping[str, str]
+    program: str = "flambed.app"  # the module that is run
     _process: subprocess.Popen[str] | None = None
     _next: subprocess.Popen[str] | None = None  # has everything loaded, and waits for a word to begin
     _lines: list[Document] = field(default_factory=list)
@@ -106,7 +107,7 @@ class Daemon:
         """Start it, and return at once; it takes most of a second before it calls anybody."""
         assert self._process is None, "it runs already"
         self._began = len(self._lines)
-        self._process, self._next = self._next or self._launched("-m", "flambed.app", "run"), None
+        self._process, self._next = self._next or self._launched("-m", self.program, "run"), None
         if self._process.stdin is not None:
             self._process.stdin.close()  # the word to begin
         self._reader = threading.Thread(target=self._read, args=(self._process,), name="service log", daemon=True)

@@ -222,7 +222,12 @@ class Service(Daemon):
 
 @contextmanager
 def start_service(
-    lab: LabProcess, *, parent: Path | None = None, started: bool = True, **settings: Any
+    lab: LabProcess,
+    *,
+    parent: Path | None = None,
+    started: bool = True,
+    program: str = "flambed.app",
+    **settings: Any,
 ) -> Iterator[Service]:
     """A service against a lab; ended and checked when the context ends.
 
@@ -230,6 +235,7 @@ def start_service(
         lab: the pretend AWS.
         parent: where its folder is made; where all temporary ones are, if not given.
         started: whether it is started, or left to the test to start.
+        program: the module that is run as the service.
         settings: the service's settings as in its environment, lower case: `ssh__deadline="5s"`. What is no text
             goes as JSON.
 
@@ -242,7 +248,7 @@ def start_service(
     }
     with ExitStack() as at_end:
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="flambed-service-", dir=parent)))
-        service = Service(lab, folder, environ)
+        service = Service(lab, folder, environ, program)
         try:
             if started:
                 service.start()
