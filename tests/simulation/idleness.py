@@ -169,6 +169,8 @@ class Idleness:
             idle_since.append(now if served.ended is not None else served.began)
         due = max(idle_since) + timeout + GONE_WITHIN
         if machine.spared or machine.was_protected:
+            if self._weather.clock_jumps:
+                return None  # a service whose clock is wrong ends nothing by itself
             due = max(due, served.began + timeout) + AGAIN_MOST + GRACE
         return max(due, self._cloud.watch.robbed_at.get(machine.id, 0.0) + 10 * MINUTE)
 
