@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -708,6 +709,29 @@ async def test_a_vote_that_begins_counts_at_once_in_our_own_metric() -> None:
         await asyncio.sleep(5 * MINUTE + 20)
         keeper.want(ME, table(vote_until=math.inf), cloud.heard.take)
         await asyncio.sleep(20)
+    assert cloud.cloudwatch.points["Flambed/EC2", HOST][START + 5 * MINUTE] == [0.25, 100.0]
+
+
+@pytest.mark.idle("AWS/ refused")
+@virtual
+async def test_a_vote_that_begins_while_a_minute_is_written_counts_in_that_minute_too() -> None:
+    """The points on their way say idle: another set follows at once, or the alarm would see nothing but idle minutes."""
+    cloud = Cloud()
+    cloud.cloudwatch.refuses_aws = True
+    for minute in range(-3, 20):
+        cloud.cloudwatch.cpu(HOST, START + minute * MINUTE, 0.25)
+    put = cloud.cloudwatch.put_metric_data
+
+    async with opened(cloud, memory={"namespace AWS/EC2 123456789012 us-east-1": "refused"}) as (_region, keeper):
+
+        async def put_meanwhile(**params: Any) -> Any:
+            keeper.want(ME, table(vote_until=math.inf), cloud.heard.take)
+            return await put(**params)
+
+        keeper.want(ME, table(), cloud.heard.take)
+        await asyncio.sleep(4 * MINUTE + 30)
+        with mock.patch.object(cloud.cloudwatch, "put_metric_data", put_meanwhile):
+            await asyncio.sleep(50)
     assert cloud.cloudwatch.points["Flambed/EC2", HOST][START + 5 * MINUTE] == [0.25, 100.0]
 
 

@@ -15,7 +15,7 @@ from flambed.keeper.probing import EVERY, LEASE
 from flambed.plan.ending import AGAIN_MOST, GRACE
 from flambed.policy import ASKED_FOR, EXPERIMENT_MAY_BEGIN, VOTE_AHEAD
 from tests.simulation import use
-from tests.simulation.cloud import NEVER, Cloud, Machine
+from tests.simulation.cloud import Cloud, Machine
 from tests.simulation.faults import Weather
 from tests.simulation.hosts import Hosts
 from tests.simulation.person import SHORTEST, Person
@@ -169,23 +169,30 @@ class Idleness:
             idle_since.append(now if served.ended is not None else served.began)
         due = max(idle_since) + timeout + GONE_WITHIN
         if machine.spared or machine.was_protected:
+            if self._weather.clock_jumps:
+                return None  # a service whose clock is wrong ends nothing by itself
             due = max(due, served.began + timeout) + AGAIN_MOST + GRACE
         return max(due, self._cloud.watch.robbed_at.get(machine.id, 0.0) + 10 * MINUTE)
 
     def _set_up_at(self, machine: Machine, person: Person) -> float:
-        """Return when a host was set up; where it is not, by when it has to be."""
+        """Return when something was last done to a host that is set up; where it is not, by when it has to be."""
         _, touched = self._hosts.set_up.get(machine.id, (0.0, 0.0))
-        commands = person.commands_to_set_up
-        done = {
-            run.command
-            for run in self._hosts.of(machine).runs.values()
-            if run.code == 0 and run.ends <= self._cloud.now
-        }
-        if touched and touched >= person.remembered_since and done.issuperset(commands):
+        if touched and touched >= person.remembered_since and self._ready_at(machine, person) is not None:
             return touched
         assert machine.running_at is not None, "it runs"
         begins = max(machine.running_at, person.asked_at, person.remembered_since, touched)
-        return begins + REACHED_WITHIN + SETUP_MAY_LAST * len(commands)
+        return begins + REACHED_WITHIN + SETUP_MAY_LAST * len(person.commands_to_set_up)
+
+    def _ready_at(self, machine: Machine, person: Person) -> float | None:
+        """Return when a host was first set up; None: it is not."""
+        if machine.id not in self._hosts.set_up:
+            return None
+        runs = self._hosts.of(machine).runs.values()
+        ended = {run.command: run.ends for run in runs if run.code == 0 and run.ends <= self._cloud.now}
+        if not ended.keys() >= set(person.commands_to_set_up):
+            return None
+        first, _ = self._hosts.set_up[machine.id]
+        return max([first, *ended.values()])
 
     def _works(self, machine: Machine, person: Person, *, own: bool) -> Iterator[Work]:
         late = SEEN_WITHIN + (10 * MINUTE if own else 0.0)
@@ -199,9 +206,12 @@ class Idleness:
         for run in self._hosts.of(machine).runs.values():
             stretch = run.begins, min(run.ends, run.begins + SETUP_MAY_LAST)
             yield Work("set-up", stretch, self._is_cared_for(machine, person, stretch), leased=True)
-        ended = (run.ends for run in self._hosts.of(machine).runs.values())
-        ready = max([self._hosts.set_up.get(machine.id, (NEVER, NEVER))[0], *ended])
-        if person.timeout(Role(machine.role)) == SHORTEST and not _is_used(machine, ready, self._cloud.now):
+        ready = self._ready_at(machine, person)
+        if (
+            ready is not None
+            and person.timeout(Role(machine.role)) == SHORTEST
+            and not _is_used(machine, ready, self._cloud.now)
+        ):
             stretch = ready, ready + EXPERIMENT_MAY_BEGIN
             yield Work("what is to begin", stretch, self._is_cared_for(machine, person, stretch), leased=True)
         if person.held is not None:

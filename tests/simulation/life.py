@@ -43,7 +43,7 @@ ENDS_WITHIN = 6000.0
 QUIET_FOR = 900.0
 IDLES_FOR = 4 * 3600.0
 SETTLED_AFTER = 1000.0
-"""Seconds after the last fault in which a late event may still come, the queue is found to be readable again, an instance
+"""Seconds after the last fault, and the last start, in which a late event may still come, the queue is found to be readable again, an instance
 that is not shown any more is believed gone, and its volume is looked for."""
 STEP = 30.0
 
@@ -223,7 +223,9 @@ class _Life:
 
     async def _stays_quiet(self) -> None:
         """A cluster that has converged decides nothing, for as long as nothing happens to its machines."""
-        await self._until(max(self.timeline.now + STEP, self.weather.calm_at + SETTLED_AFTER))
+        assert self.process is not None
+        since = max(self.weather.calm_at, self.process.began)
+        await self._until(max(self.timeline.now + STEP, since + SETTLED_AFTER))
         before = [self._decided(person) for person in self.people]
         quiet = [self._may_be_quiet(person) for person in self.people]
         await self._until(self.timeline.now + QUIET_FOR)

@@ -163,6 +163,8 @@ class Person:
 
     def _answered(self, name: str, *, newest: bool) -> None:
         self.asked_at = now = self._cloud.now
+        if name in ("release", "down"):
+            self.held = None
         if name in HOLDS and newest:  # of several commands at once nobody knows which came last
             if name == "hold":
                 self.held = now, now + self._hold_for

@@ -12,20 +12,24 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from flambed import aws
+from flambed import aws, verdict
 from flambed.desired import Role
 from flambed.errors import Reason
 from flambed.keeper import alarms
 from flambed.keeper.guard import Guard
+from flambed.keeper.probing import Probing
 from flambed.loop import ClusterLoop
 from flambed.observed import fold, sightings
-from flambed.observed.facts import ServiceStarted, StateNotified
+from flambed.observed import hosts as host_facts
+from flambed.observed.facts import BecameIdle, HostKeyRefused, ServiceStarted, StateNotified
 from flambed.observed.instance import DYING, Instance, Stage
+from flambed.observed.probes import Probe
 from flambed.observed.world import World
 from flambed.plan import draft as drafts
 from flambed.plan import hosts, launching, protecting, retiring
 from flambed.plan.draft import Draft
-from flambed.steps import launch
+from flambed.policy import IdlePolicy
+from flambed.steps import launch, protect
 
 
 @contextmanager
@@ -216,6 +220,106 @@ def orchestrator_forgotten() -> Iterator[None]:
         yield
 
 
+# --- idle protection, and trust in hosts
+
+
+@contextmanager
+def points_not_ahead() -> Iterator[None]:
+    """A vote has no points ahead of now, so nothing rides over a restart."""
+    inner = protect.vote_minutes
+
+    def vote_minutes(now: float, until: float, written: float | None, _ahead: int = 0) -> list[float]:
+        return inner(now, until, written, 0)
+
+    with mock.patch.object(protect, "vote_minutes", vote_minutes):
+        yield
+
+
+@contextmanager
+def failed_probe_is_idle() -> Iterator[None]:
+    """A host that does not answer is taken for one that nobody uses."""
+    inner = Probing._failed
+
+    def failed(self: Probing, guard: Guard, why: str) -> None:
+        for vote in list(guard.listening.leases):
+            self._end(guard, vote, why)
+        inner(self, guard, why)
+
+    with mock.patch.object(Probing, "_failed", failed):
+        yield
+
+
+@contextmanager
+def gpu_is_not_looked_at() -> Iterator[None]:
+    """A GPU that is busy does not count as use."""
+    inner = Probing._uses
+
+    def uses(self: Probing, answer: Probe, now: float) -> Mapping[str, float | None]:
+        return {**inner(self, answer, now), "gpu": 0.0}
+
+    with mock.patch.object(Probing, "_uses", uses):
+        yield
+
+
+@contextmanager
+def vote_never_ends() -> Iterator[None]:
+    """A use that was seen once counts for ever."""
+
+    def end(_self: Probing, guard: Guard, vote: str, _why: str) -> None:
+        del guard.listening.leases[vote]
+
+    with mock.patch.object(Probing, "_end", end):
+        yield
+
+
+@contextmanager
+def seeded_at_each_start() -> Iterator[None]:
+    """After each restart all hosts have fake points first, and their whole timeout again."""
+
+    def must_seed(_draft: Draft, _instance: Instance, policy: IdlePolicy) -> bool:
+        return policy.minutes is not None
+
+    with mock.patch.object(protecting, "_must_seed", must_seed):
+        yield
+
+
+@contextmanager
+def no_data_is_idleness() -> Iterator[None]:
+    """The service ends a host of whose CPU it knows nothing."""
+    with mock.patch.object(verdict, "READ_SHARE", 0.0):
+        yield
+
+
+@contextmanager
+def idleness_is_activity() -> Iterator[None]:
+    """An experiment counts as begun as soon as somebody has seen that the host is idle."""
+
+    def became_idle(world: World, fact: BecameIdle) -> World:
+        since = fact.since if fact.since is not None else fact.at
+        return host_facts.became_idle(world, replace(fact, since=since))
+
+    with mock.patch.dict(fold._FOLDS, {BecameIdle: became_idle}):
+        yield
+
+
+@contextmanager
+def missed_minutes_are_idle() -> Iterator[None]:
+    """With a metric of ours, what was missed is told to have been idle before the host was asked."""
+    with mock.patch.object(Guard, "asked", return_value=True):
+        yield
+
+
+@contextmanager
+def changed_key_accepted() -> Iterator[None]:
+    """A host that shows another key than the pinned one is known by that from then on."""
+
+    def refused(world: World, fact: HostKeyRefused) -> World:
+        return host_facts._pinned(world, fact.instance, fact.shown) if fact.shown else world
+
+    with mock.patch.dict(fold._FOLDS, {HostKeyRefused: refused}):
+        yield
+
+
 PLANTED: Mapping[Callable[[], AbstractContextManager[None]], tuple[str, int]] = {
     token_made_anew: ("which was not written down before", 0),
     act_before_commit: ("which was not written down before", 0),
@@ -235,6 +339,15 @@ PLANTED: Mapping[Callable[[], AbstractContextManager[None]], tuple[str, int]] = 
     no_pause: ("a busy loop", 60),
     long_pause: ("was not tried again", 40),
     orchestrator_forgotten: ("`down`", 0),
+    points_not_ahead: ("was ended by its alarm", 0),
+    failed_probe_is_idle: ("was ended by its", 0),
+    gpu_is_not_looked_at: ("which its GPU uses", 0),
+    vote_never_ends: ("has not been used for its timeout", 0),
+    seeded_at_each_start: ("has not been used for its timeout", 0),
+    no_data_is_idleness: ("was ended by its service", 0),
+    idleness_is_activity: ("which what is to begin uses", 0),
+    missed_minutes_are_idle: ("was ended by its alarm", 0),
+    changed_key_accepted: ("an impostor", 0),
 }
 """What is told of the promise that a bug breaks, and the first seed to be tried. It is 0 unless that takes long: from 0 on,
 `termination_given_up` took 81 lives, `long_pause` 43, `intents_dropped` 42 and `no_pause` 29 when this was written.

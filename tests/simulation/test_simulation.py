@@ -72,7 +72,9 @@ def test_every_life_keeps_every_promise() -> None:
     assert crashes > LIVES / 2, "the service hardly ever crashes: the weather is too good"
 
 
-@pytest.mark.parametrize("seed", [9, 1941, 2811, 2890, 4436, 4551, 4930, 201852, 302007, 500414])
+@pytest.mark.parametrize(
+    "seed", [9, 237, 993, 1941, 2316, 2811, 2890, 4436, 4551, 4930, 23345, 25530, 35641, 201852, 302007, 500414]
+)
 def test_what_was_once_broken_stays_mended(seed: int) -> None:
     """Lives that showed what no other test did; a change of the weather may have given their seeds another life."""
     outcome = live(seed)
@@ -174,7 +176,7 @@ def _contents() -> dict[tuple[str, str], object]:
         "crash", "disk_full", "long_down", "clock_jumps", "sleeps", "outages", "throttled", "lost_answer", "no_capacity",
         "partial", "quota_from", "refuses_aws_namespace", "forgets_tokens", "event_lost", "event_doubled", "event_late",
         "dies", "dies_pending", "stops", "protected", "interrupted", "bad_host", "drops", "strangers", "two_users", "adopts",
-        "torn",
+        "torn", "gpu", "typed", "experiment", "deaf", "dim", "alarm_fails", "robbed", "cpu_lost", "impostors",
     ],
 )  # fmt: skip
 def test_every_kind_of_fault_comes_about(kind: str) -> None:

@@ -68,8 +68,9 @@ class Points:
     async def _write(self) -> None:
         now, offset = self._region.clock.now(), self._region.offset
         plans: dict[Guard, dict[float, float | None]] = {}
+        voted: dict[Guard, bool] = {}  # a vote that begins while these points are written has none of them
         for guard in self._keeper.guards.values():
-            vote = guard.votes(now)
+            vote = voted[guard] = guard.votes(now)
             if guard.guarded and self._keeper.own_metric:
                 plans[guard] = _merged(guard, now, offset, vote=vote)
             elif vote:
@@ -78,7 +79,7 @@ class Points:
                 plans[guard] = dict.fromkeys(minutes, protect.IN_USE)
         await self._carry_out(plans)
         for guard in plans:
-            guard.voted = guard.votes(now)
+            guard.voted = voted[guard]
 
     async def _carry_out(self, plans: Mapping[Guard, Mapping[float, float | None]]) -> None:
         """Write the points of all hosts together, and remember what was written and what nothing is known of yet."""
