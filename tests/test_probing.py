@@ -177,7 +177,7 @@ async def test_probes_that_fail_are_told_at_the_second_once_and_so_is_their_end(
             await asyncio.sleep(2 * MINUTE)
     [failed, recovered] = [event for event in cloud.heard.events if "probe" in event[0]]
     assert failed[0] == "instance.probe_failed"
-    assert (failed[1]["instance"], failed[1]["cluster"], failed[1]["why"]) == (HOST, "/".join(ME), "the link dropped")
+    assert (failed[1]["instance"], failed[1]["cluster"], failed[1]["why"]) == (HOST, ME[1], "the link dropped")
     assert recovered[0] == "instance.probe_recovered"
     assert recovered[1]["failures"] > 2
     assert cloud.heard.of(HostMute) == []

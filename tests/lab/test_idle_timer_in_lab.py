@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import asyncssh
@@ -161,13 +162,16 @@ async def boot(bench: Bench) -> None:
 async def something_happens(dice: random.Random, bench: Bench) -> str:
     """Let one thing happen to a host; what it answered."""
     machine = bench.machine
-    match dice.choices(["nothing", "use", "gpu", "lease", "reboot"], [150, 5, 5, 4, 1])[0]:
+    match dice.choices(["nothing", "use", "gpu", "lease", "reboot", "break"], [150, 5, 5, 4, 1, 5])[0]:
         case "use":
             machine.act(
                 Activity(cpu=dice.choice([0.1, 0.3, 0.5, 0.9, 50.0]), typing=dice.choice([None, None, False, True]))
             )
         case "gpu":
             machine.set_gpus(dice.choice([[], [0], [0, 5], [6, 0], [100]]))
+        case "break":
+            breaking: list[Callable[[], None]] = [machine.mend, machine.break_driver, partial(machine.lack, "stat")]
+            dice.choice(breaking)()
         case "lease":
             lease = f"{dice.choice([-1, 30, 60, 90])} {dice.choice([0.5, 4])} {dice.choice([0, 3600, 100_000])}"
             return (await bench.run(f"sudo sh /run/flambed/idle-timer renew {lease}")).output
@@ -199,6 +203,7 @@ async def test_the_labs_timer_does_what_the_script_does(seed: int) -> None:
         assert await something_happens(dices[0], by_script) == await something_happens(dices[1], by_lab)
         await tick()
     for bench in (by_script, by_lab):
+        bench.machine.mend()
         bench.machine.act(Activity())
         bench.machine.set_gpus([])
         bench.machine.files.remove("/var/lib/cloud/instance/flambed/lease")

@@ -156,7 +156,7 @@ class Probing:
                 self._emit("instance.signal_known", guard, signal=signal.name)
 
     def _emit(self, event: str, guard: Guard, **said: object) -> None:
-        self._region.emit(event, cluster="/".join(guard.cluster), instance=guard.instance, **said)
+        self._region.emit(event, cluster=guard.cluster[1], instance=guard.instance, **said)
 
     def _take_timer(self, guard: Guard, question: Question, state: Timer | Unknown) -> None:
         if isinstance(state, Unknown):

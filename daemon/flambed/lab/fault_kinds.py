@@ -251,6 +251,34 @@ class ExperimentFault(InstanceFault):
 
 
 @dataclass(kw_only=True)
+class DiskFault(InstanceFault):
+    """The host's root file system takes nothing more."""
+
+    kind = "disk"
+    state: Literal["full", "read_only"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.state not in {"full", "read_only"}:
+            raise BadFaultError(f"disk: state is full or read_only, not {self.state}")
+
+
+@dataclass(kw_only=True)
+class DriverFault(InstanceFault):
+    """nvidia-smi is there and fails."""
+
+    kind = "driver"
+
+
+@dataclass(kw_only=True)
+class LackFault(InstanceFault):
+    """A program is missing."""
+
+    kind = "lack"
+    program: str
+
+
+@dataclass(kw_only=True)
 class DieFault(InstanceFault):
     """The instance ends by itself."""
 
@@ -284,6 +312,7 @@ KINDS: dict[str, type[Fault]] = {
     for kind in (
         ErrorFault, OutageFault, LatencyFault, KillFault, CapacityFault,
         EventsFault, FreshFault, HostFaultOrder, CpuFault, GpuFault, TerminalFault, ExperimentFault, DieFault,
+        DiskFault, DriverFault, LackFault,
         InterruptionFault, OutlivingFault, SkewFault,
     )
 }  # fmt: skip

@@ -36,6 +36,12 @@ for ever.
         somebody types at a terminal all the time; false: the terminal is still open, and forgotten; null: it is closed.
     {"kind": "experiment", HOST, "program": "flambe" | null}
         a program of that name runs, after a reboot again; null: it has ended.
+    {"kind": "disk", HOST, "state": "full" | "read_only"}
+        whoever writes to the host's root file system is refused; /run and /dev are others.
+    {"kind": "driver", HOST}
+        nvidia-smi is there and fails: its driver broke, or the image brings it and there is no GPU.
+    {"kind": "lack", HOST, "program": "stat"}
+        there is no such program in /usr/bin. These three strike hosts that have booted, and no others.
     {"kind": "die", HOST, "reason": "Client.VolumeLimitExceeded"}
         the instance ends by itself; a pending one becomes terminated where it would have become running.
     {"kind": "outliving", HOST}

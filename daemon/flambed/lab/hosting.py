@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from flambed.lab.hosts import HostFault, Hosts
+from flambed.lab.machine.machine import Machine
 
 T = TypeVar("T")
 
@@ -66,6 +67,15 @@ class Hosting:
                 self._hosts.set_activity(instance_id, gpus=gpus)
 
         self._call(set_activity)
+
+    def change(self, instance_id: str, change: Callable[[Machine], None]) -> None:
+        """Change something on a host that has booted."""
+
+        def on_machine() -> None:
+            with suppress(KeyError):
+                change(self._hosts.machine(instance_id))
+
+        self._call(on_machine)
 
     def act(self, instance_id: str, **changes: Any) -> None:
         """Change some of a host's `Activity`, whether or not it has booted."""

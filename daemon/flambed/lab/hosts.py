@@ -360,6 +360,10 @@ class Hosts:
         if host is not None:
             host.act(activity)
 
+    def machine(self, instance_id: str) -> Machine:
+        """Return what a host is made of. Raises KeyError for a host that never booted."""
+        return self._hosts[instance_id].machine
+
     def view(self, instance_id: str) -> dict[str, Any]:
         """Return the host as JSON: see `Machine.view`. Raises KeyError for a host that never booted."""
         return self._hosts[instance_id].machine.view()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from flambed.lab.fault_kinds import (
     BadFaultError,
     CpuFault,
     DieFault,
+    DiskFault,
+    DriverFault,
     ExperimentFault,
     GpuFault,
     HostFaultOrder,
     InstanceFault,
     InterruptionFault,
+    LackFault,
     OutlivingFault,
     TerminalFault,
 )
@@ -21,6 +26,7 @@ from flambed.lab.faults import Faults
 from flambed.lab.fleet import Fleet, Record
 from flambed.lab.hosting import Hosting
 from flambed.lab.hosts import HostFault
+from flambed.lab.machine.machine import Machine
 from flambed.lab.watch import Watch
 
 
@@ -34,7 +40,8 @@ class Strikes:
     watch: Watch
     cpu: dict[str, float | None] = field(default_factory=dict)
     """Percent by instance id, where a fault has set it."""
-    _faulty: set[str] = field(default_factory=set)  # hosts with a fault
+    _faulty: set[str] = field(default_factory=set)  # hosts with a fault of their SSH server or their commands
+    _broken: set[str] = field(default_factory=set)  # hosts that have something broken
 
     def post(self, order: Any) -> None:
         """Activate the fault in `order` (JSON); raises BadFaultError, and then nothing became active."""
@@ -60,6 +67,9 @@ class Strikes:
         for instance_id in self._faulty:
             self.hosting.set_fault(instance_id, None)
         self._faulty.clear()
+        for instance_id in self._broken:
+            self.hosting.change(instance_id, Machine.mend)
+        self._broken.clear()
 
     def _strike(self, fault: InstanceFault, record: Record, *, new: bool) -> None:
         if not fault.takes(record.id, record.tags, new=new):
@@ -79,6 +89,9 @@ class Strikes:
                 self.hosting.act(record.id, typing=fault.typing)
             case ExperimentFault():
                 self.hosting.act(record.id, experiment=fault.program)
+            case DiskFault() | DriverFault() | LackFault():
+                self._broken.add(record.id)
+                self.hosting.change(record.id, partial(_break, fault))
             case DieFault():
                 self.fleet.die(record, fault.reason)
             case OutlivingFault():
@@ -87,6 +100,16 @@ class Strikes:
                 self.fleet.recommend_rebalance(record)
             case InterruptionFault():
                 self.fleet.interrupt(record, fault.seconds)
+
+
+def _break(fault: DiskFault | DriverFault | LackFault, machine: Machine) -> None:
+    match fault:
+        case DiskFault():
+            machine.files.disk = errno.ENOSPC if fault.state == "full" else errno.EROFS
+        case DriverFault():
+            machine.break_driver()
+        case LackFault():
+            machine.lack(fault.program)
 
 
 def _host_fault(described: Any) -> HostFault | None:

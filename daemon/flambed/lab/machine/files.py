@@ -9,11 +9,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 
 from flambed.lab.machine.streams import FileLock, Null, Signal, Stream
 
+OTHER_DISKS = ("/run", "/dev", "/proc", "/sys", "/var/run")  # what is below is not on the root's file system
 FILE_LIMIT = 64 << 20  # bytes in a file; the disk is full then, before the lab's memory is
 MAX_LINKS = 40  # symbolic links followed in one path, as on Linux
 
@@ -160,10 +161,12 @@ class VirtualDirectory(Directory):
 class FileStream(Stream):
     """An opened regular file, with the position that all descriptors of it share."""
 
-    def __init__(self, node: File, *, append: bool) -> None:
+    def __init__(self, node: File, *, append: bool, check: Callable[[], None] = lambda: None) -> None:
+        """`check` raises OSError where the disk takes no more."""
         super().__init__()
         self.node = node
         self._append = append
+        self._check = check
         self._position = 0
 
     async def read(self, size: int) -> bytes:
@@ -174,6 +177,7 @@ class FileStream(Stream):
 
     async def write(self, data: bytes) -> None:
         """Write at the position, or at the end of a file opened for appending."""
+        self._check()
         node = self.node
         start = len(node.data) if self._append else self._position
         if start + len(data) > FILE_LIMIT:
@@ -199,6 +203,14 @@ class FileSystem:
 
     def __init__(self) -> None:
         self.root = Directory()
+        self.disk: int | None = None  # ENOSPC or EROFS: what the root's file system answers to who writes to it
+
+    def check(self, path: str, *, growth: bool = True) -> None:
+        """Raise the OSError of a disk that takes no more at `path`; without `growth` a full one takes it all the same."""
+        if self.disk is None or (self.disk == errno.ENOSPC and not growth):
+            return
+        if not any(path == other or path.startswith(f"{other}/") for other in OTHER_DISKS):
+            raise failure(self.disk, path)
 
     def resolve(self, path: str, *, follow: bool = True) -> Node:
         """Return the node at `path`; of a link at its end the link itself unless `follow`.
@@ -253,6 +265,8 @@ class FileSystem:
         A file that is missing is created with the mode `create`, except for 'r'. Raises OSError.
         """
         node = self.find(path)
+        if mode != "r" and (node is None or isinstance(node, File)):
+            self.check(path, growth=False)
         if node is None:
             if mode == "r":
                 self.resolve(path)
@@ -271,6 +285,7 @@ class FileSystem:
 
     def write(self, path: str, data: bytes, *, mode: int = 0o644, owner: str = "root") -> None:
         """Put `data` into the file at `path`, making it and the directories above it as needed."""
+        self.check(path)
         self.make_directories(parent_and_name(path)[0], owner=owner)
         node = self.find(path)
         if isinstance(node, Directory):
@@ -284,6 +299,7 @@ class FileSystem:
 
     def link(self, path: str, node: Node) -> None:
         """Let `path` stand for `node`, in place of what it stood for."""
+        self.check(path, growth=isinstance(node, Directory))
         above, name = parent_and_name(path)
         try:
             directory = self.directory(above)
@@ -310,6 +326,7 @@ class FileSystem:
     def remove(self, path: str) -> None:
         """Take away the name `path` and, of a directory, all below it."""
         self.resolve(path, follow=False)
+        self.check(path, growth=False)
         above, name = parent_and_name(path)
         directory = self.directory(above)
         if directory.entries.pop(name, None) is None:
@@ -354,8 +371,7 @@ class FileSystem:
             path = os.path.normpath(os.path.join(parent_and_name(path)[0], node.target))  # noqa: PTH118 - no real path
         raise failure(errno.ELOOP, path)
 
-    @staticmethod
-    def _opened(node: Node, path: str, mode: str) -> Stream:
+    def _opened(self, node: Node, path: str, mode: str) -> Stream:
         if isinstance(node, Console):
             return ConsoleStream(node.show)
         if isinstance(node, NullDevice):
@@ -371,7 +387,7 @@ class FileSystem:
         if mode == "w":
             node.data.clear()
             node.touch()
-        return FileStream(node, append=mode == "a")
+        return FileStream(node, append=mode == "a", check=partial(self.check, path))
 
 
 def _names(path: str) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from flambed.lab.machine.machine import Machine
@@ -35,6 +35,17 @@ class _Lease:
     ends: float  # uptime
 
 
+_Gpu = int | None | Literal["failed"]
+"""Percent; None without a GPU; failed where nvidia-smi does not tell."""
+
+
+def _rank(sample: _Gpu) -> int:
+    """Order samples of a GPU: one that failed lies between 5 % and 6 %, and counts as use."""
+    if sample == "failed":
+        return 2 * _BUSY_GPU + 1
+    return -1 if sample is None else 2 * sample
+
+
 class IdleTimer:
     """Ticks once a lab minute while its unit runs."""
 
@@ -43,15 +54,15 @@ class IdleTimer:
         self._next: asyncio.TimerHandle | None = None
         self._sampled: int | None = None  # uptime of the last tick
         self._times = (0, 0)
-        self._inputs: dict[str, float | None] = {}
+        self._inputs: dict[str, float | None] | None = None  # None: it is not known
         self._input: int | None = None
         self._since = 0
-        self._peak: int | None = None  # percent, None without a GPU
+        self._peak: _Gpu = None
 
     def start(self) -> None:
         """Tick now, and each minute; nothing where the unit was never written, or runs already."""
         if self._next is None and self._machine.files.find(_UNIT_FILE) is not None:
-            self._sampled, self._input = None, None
+            self._sampled, self._inputs, self._input = None, None, None
             self._turn()
 
     def stop(self) -> None:
@@ -69,27 +80,32 @@ class IdleTimer:
         machine, usage = self._machine, self._machine.usage
         up = int(usage.uptime())
         lease = self._lease()
-        gpu = max(machine.gpus) if machine.gpus else None
-        inputs = {name: usage.last_input(name) for name in usage.terminals()}
+        gpu = self._gpu()
+        names = usage.terminals()
+        inputs = {name: usage.last_input(name) for name in names} if machine.has("stat") or not names else None
         times = usage.cpu_times()
         cpu = None
         if self._sampled is not None:
             if times[0] > self._times[0]:
                 spent, idle = times[0] - self._times[0], times[1] - self._times[1]
                 cpu = 100_000 * (spent - idle) // spent  # thousandths of a percent, as the script keeps it
-            if inputs != self._inputs:
+            if inputs is not None and self._inputs is not None and inputs != self._inputs:
                 self._input = up
-        if self._sampled is None or (lease and lease.renewed is not None and lease.renewed > self._sampled):
+        renewed = self._sampled is None or (lease and lease.renewed is not None and lease.renewed > self._sampled)
+        if renewed or _rank(gpu) >= _rank(self._peak):
             self._peak = gpu
-        elif gpu is not None:
-            self._peak = max(gpu, self._peak or 0)
-        typing = self._input is not None and up - self._input < _INPUT_LASTS
-        if lease is None or cpu is None or cpu >= 1000 * lease.percent or (gpu or 0) > _BUSY_GPU or typing:
+        typing = inputs is None or (self._input is not None and up - self._input < _INPUT_LASTS)
+        if lease is None or cpu is None or cpu >= 1000 * lease.percent or _rank(gpu) > 2 * _BUSY_GPU or typing:
             self._since = up
         self._sampled, self._times, self._inputs = up, times, inputs
         self._keep(cpu)
         if lease and lease.minutes >= 0 and up >= max(lease.ends, self._since + 60 * max(lease.minutes, 60)):
             machine.on_poweroff()
+
+    def _gpu(self) -> _Gpu:
+        if not self._machine.gpus:
+            return None
+        return max(self._machine.gpus) if self._machine.driver_works else "failed"
 
     def _lease(self) -> _Lease | None:
         files = self._machine.files
@@ -104,14 +120,15 @@ class IdleTimer:
         return _Lease(int(minutes), float(percent), since, since + max(24 * _HOUR, float(hold)))
 
     def _keep(self, cpu: int | None) -> None:
-        inputs = "".join(f",{int(when or 0)}:/dev/pts/{name}" for name, when in self._inputs.items())
+        known = self._inputs or {}
+        inputs = "".join(f",{int(when or 0)}:/dev/pts/{name}" for name, when in known.items())
         words = [
             self._machine.boot_id,
             self._sampled,
             *self._times,
             "failed" if cpu is None else cpu,
             "none" if self._peak is None else self._peak,
-            inputs or "nobody",
+            "failed" if self._inputs is None else inputs or "nobody",
             "none" if self._input is None else self._input,
             self._since,
             "end",

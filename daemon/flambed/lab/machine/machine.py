@@ -77,6 +77,7 @@ class Machine:
         self.reload_sshd: Callable[[], None] = lambda: None
         self.command_fault: Callable[[str], int | None] = lambda _: None
         self.gpus: tuple[int, ...] = ()
+        self.driver_works = True
         self.load = 0.0
         self.usage = Usage(clock)
         self.activity = Activity()
@@ -91,6 +92,8 @@ class Machine:
         self._experiment: Process | None = None
         self._shutdown: asyncio.TimerHandle | None = None
         self._next_pid = 0
+        self._programs = tuple(programs)
+        self._pci = Directory()
         self._lay_out(programs)
 
     # --- power ---
@@ -151,10 +154,42 @@ class Machine:
     def set_gpus(self, utilization: Sequence[int]) -> None:
         """Give the host GPUs that are busy by so many percent; none: no GPU and no nvidia-smi."""
         self.gpus = tuple(utilization)
-        if self.gpus:
-            self.files.link("/usr/bin/nvidia-smi", Program(name="nvidia-smi"))
-        elif self.files.find("/usr/bin/nvidia-smi"):
-            self.files.remove("/usr/bin/nvidia-smi")
+        self._fit_out()
+
+    def break_driver(self) -> None:
+        """Have nvidia-smi fail from now on; a host without a GPU has an image that brings it."""
+        self.driver_works = False
+        self._fit_out()
+
+    def lack(self, program: str) -> None:
+        """Have no such program any more."""
+        self._binaries.pop(program, None)
+
+    def mend(self) -> None:
+        """Be without a fault again: a disk that can be written, a driver that works, every program."""
+        self.files.disk, self.driver_works = None, True
+        self._binaries.update({name: Program(name=name) for name in self._programs})
+        self._fit_out()
+
+    def has(self, program: str) -> bool:
+        """Whether there is such a program in /usr/bin."""
+        return program in self._binaries
+
+    @property
+    def _binaries(self) -> dict[str, Node]:
+        return self.files.directory("/usr/bin").entries
+
+    def _fit_out(self) -> None:
+        """Have nvidia-smi where there is a reason for it, and show the GPUs on the PCI bus."""
+        if self.gpus or not self.driver_works:
+            self._binaries["nvidia-smi"] = Program(name="nvidia-smi")
+        else:
+            self.lack("nvidia-smi")
+        vendors = ["0x1d0f", *["0x10de"] * len(self.gpus)]  # Amazon's network card, and NVIDIA's
+        self._pci.entries = {
+            f"0000:00:{slot:02x}.0": Directory(entries={"vendor": Virtual(make=f"{vendor}\n".format)})
+            for slot, vendor in enumerate(vendors, 5)
+        }
 
     def uptime(self) -> float:
         """Return the seconds since the boot, real ones; /proc/uptime tells the lab's."""
@@ -273,6 +308,9 @@ class Machine:
             "/etc/os-release", b'NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="flambed lab"\n'
         )
         self.files.link("/proc", self._proc())
+        self.files.make_directories("/sys/bus/pci")
+        self.files.link("/sys/bus/pci/devices", self._pci)
+        self._fit_out()
         machine_id = hashlib.sha256(self.instance_id.encode()).hexdigest()[:32]
         self.files.write("/etc/machine-id", f"{machine_id}\n".encode())
 

@@ -223,6 +223,12 @@ async def cloud_init(process: Process, args: list[str]) -> int:
 async def nvidia_smi(process: Process, args: list[str]) -> int:
     """Print how busy the pretend GPUs are; --query-gpu of index, name and utilization.gpu, and -L are known."""
     gpus = process.machine.gpus
+    if not process.machine.driver_works:
+        await process.out(
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA "
+            "driver is installed and running.\n\n"
+        )
+        return 9
     if args == ["-L"]:
         await process.out("".join(f"GPU {index}: Lab GPU (UUID: GPU-{index})\n" for index in range(len(gpus))))
         return 0
