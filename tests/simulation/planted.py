@@ -236,16 +236,19 @@ def points_not_ahead() -> Iterator[None]:
 
 
 @contextmanager
-def failed_probe_is_idle() -> Iterator[None]:
-    """A host that does not answer is taken for one that nobody uses."""
-    inner = Probing._failed
+def what_failed_is_idle() -> Iterator[None]:
+    """A host that does not answer, or cannot tell how it is used, is taken for one that nobody uses."""
+    inner, inner_uses = Probing._failed, Probing._uses
 
     def failed(self: Probing, guard: Guard, why: str) -> None:
         for vote in list(guard.listening.leases):
             self._end(guard, vote, why)
         inner(self, guard, why)
 
-    with mock.patch.object(Probing, "_failed", failed):
+    def uses(self: Probing, answer: Probe, now: float) -> Mapping[str, float | None]:
+        return {vote: until or 0.0 for vote, until in inner_uses(self, answer, now).items()}
+
+    with mock.patch.object(Probing, "_failed", failed), mock.patch.object(Probing, "_uses", uses):
         yield
 
 
@@ -339,12 +342,12 @@ PLANTED: Mapping[Callable[[], AbstractContextManager[None]], tuple[str, int]] = 
     no_pause: ("a busy loop", 26),
     long_pause: ("was not tried again", 40),
     orchestrator_forgotten: ("`down`", 0),
-    points_not_ahead: ("was ended by its alarm", 0),
-    failed_probe_is_idle: ("was ended by its", 0),
-    gpu_is_not_looked_at: ("which its GPU uses", 0),
+    points_not_ahead: ("was ended by its alarm", 400),
+    what_failed_is_idle: ("was ended by its", 980),
+    gpu_is_not_looked_at: ("which its GPU uses", 80),
     vote_never_ends: ("has not been used for its timeout", 0),
-    seeded_at_each_start: ("has not been used for its timeout", 0),
-    no_data_is_idleness: ("was ended by its service", 0),
+    seeded_at_each_start: ("has not been used for its timeout", 780),
+    no_data_is_idleness: ("or not known", 0),
     idleness_is_activity: ("which what is to begin uses", 0),
     missed_minutes_are_idle: ("was ended by its alarm", 0),
     changed_key_accepted: ("an impostor", 0),
