@@ -41,7 +41,7 @@ RESTS_WITHIN = 6000.0
 
 ENDS_WITHIN = 6000.0
 QUIET_FOR = 900.0
-IDLES_FOR = 4 * 3600.0
+IDLES_FOR = 2.5 * 3600.0
 SETTLED_AFTER = 1000.0
 """Seconds after the last fault, and the last start, in which a late event may still come, the queue is found to be readable again, an instance
 that is not shown any more is believed gone, and its volume is looked for."""
@@ -189,7 +189,7 @@ class _Life:
         await self._all_at_rest()
         self.rested = self.people[0].phase
         await self._stays_quiet()
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.1:
             await self._idles_out()
         await self._all_ask("down")
         ends_by = self.timeline.now + ENDS_WITHIN
