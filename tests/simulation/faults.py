@@ -50,6 +50,7 @@ class Weather:
     long_down: float = (
         0.0  # seconds for which it stays down after its first crash: for longer than a client token lives
     )
+    restarts: Sequence[float] = ()  # when it is killed, whatever it is doing
     clock_jumps: Sequence[tuple[float, float]] = ()  # when the machine's clock is set, and by how much
     sleeps: Sequence[tuple[float, float]] = ()  # when the machine is suspended, and for how long
     slept: list[tuple[float, float]] = field(default_factory=list)  # from when until when it was, so far
@@ -166,6 +167,9 @@ class Weather:
         weather.robbed = [rng.uniform(0, calm) for _ in range(some(0.2, 1, 3, otherwise=0))]
         if rng.random() < 0.15:
             weather.cpu_lost = _window(rng, calm)
+        if rng.random() < 0.15:
+            every = rng.choice([300.0, 900.0, 1800.0])
+            weather.restarts = [every * (number + rng.random()) for number in range(int(calm // every))]
         if rng.random() < 0.02:
             weather.crash, weather.long_down = 0.02, rng.choice([21 * HOUR, 25 * HOUR])
         if rng.random() < 0.06:
@@ -234,7 +238,8 @@ class Weather:
         """Whether the API answers by and large, so that one may ask why something is not done."""
         if now >= self.calm_at:
             return True
-        return self.throttled + self.lost_request + self.lost_answer < 0.3 and not any(
+        torn = self.torn if self.page < 1000 else 0.0  # an answer of many pages hardly ever arrives
+        return self.throttled + self.lost_request + self.lost_answer + torn < 0.3 and not any(
             outage.begins <= now < outage.ends for outage in self.outages
         )
 

@@ -14,6 +14,7 @@ from flambed.desired import Role
 from flambed.keeper.probing import EVERY, LEASE
 from flambed.plan.ending import AGAIN_MOST, GRACE
 from flambed.policy import ASKED_FOR, EXPERIMENT_MAY_BEGIN, VOTE_AHEAD
+from flambed.verdict import LATE, READ_SHARE
 from tests.simulation import use
 from tests.simulation.cloud import Cloud, Machine
 from tests.simulation.faults import Weather
@@ -96,6 +97,9 @@ class Idleness:
         assert machine.running_at is not None, "what does not run is not idle"
         if now < machine.running_at + window:
             self._tell.violation(f"{machine.id} was ended by its {by} {now - machine.running_at:.0f} s after its boot")
+        unread = max(self._used_cpu(machine, now - timeout, now) - LATE, 0.0)
+        if by == "service" and unread > (1 - READ_SHARE) * timeout:
+            self._tell.violation(f"{machine.id} was ended by its service though its CPU was in use, or not known")
         for work in self._works(machine, person, own=own):
             ahead = (VOTE_AHEAD - 1) * MINUTE if work.leased and alarm is not None and not own else 0.0
             moments = (now - MINUTE * back for back in range(int((window + ahead) // MINUTE)))
@@ -108,6 +112,12 @@ class Idleness:
                 self._tell.violation(
                     f"{machine.id}, which {work.name} uses {when}, was ended by its {by} at {now:.0f} s"
                 )
+
+    @staticmethod
+    def _used_cpu(machine: Machine, since: float, until: float) -> float:
+        """Return for how many seconds between two moments a machine's CPU was in use."""
+        stretches = machine.uses.get(Way.CPU, ())
+        return sum(max(0.0, min(ends, until) - max(begins, since)) for begins, ends in stretches)
 
     def _is_unasked(self, machine: Machine, work: Work, window: float) -> bool:
         """Whether a host counted as idle for a whole window though it would have told of its use, had it been asked.
@@ -145,6 +155,8 @@ class Idleness:
         alarm = self._cloud.watch.alarms.get(machine.id)
         if timeout is None or machine.state != "running" or alarm is None or not person.is_remembered(now):
             return None
+        if self._weather.clock_jumps:
+            return None  # the service ends nothing by itself, and wrote points before it knew how far its clock is off
         others = [m for m in self._cloud.machines.values() if m.cluster == person.identity and m is not machine]
         if any(m.state != "terminated" and (not m.ours or machine.role == Role.ORCHESTRATOR) for m in others):
             return None  # factories need their orchestrator; what is somebody else's holds up the cluster
@@ -169,8 +181,6 @@ class Idleness:
             idle_since.append(now if served.ended is not None else served.began)
         due = max(idle_since) + timeout + GONE_WITHIN
         if machine.spared or machine.was_protected:
-            if self._weather.clock_jumps:
-                return None  # a service whose clock is wrong ends nothing by itself
             due = max(due, served.began + timeout) + AGAIN_MOST + GRACE
         return max(due, self._cloud.watch.robbed_at.get(machine.id, 0.0) + 10 * MINUTE)
 

@@ -41,7 +41,7 @@ RESTS_WITHIN = 6000.0
 
 ENDS_WITHIN = 6000.0
 QUIET_FOR = 900.0
-IDLES_FOR = 4 * 3600.0
+IDLES_FOR = 2.5 * 3600.0
 SETTLED_AFTER = 1000.0
 """Seconds after the last fault, and the last start, in which a late event may still come, the queue is found to be readable again, an instance
 that is not shown any more is believed gone, and its volume is looked for."""
@@ -155,15 +155,22 @@ class _Life:
         ):
             yield
 
-    async def _live(self) -> None:
+    def _foresee(self) -> None:
+        """Have happen what will happen by itself."""
         weather, clock = self.weather, asyncio.get_running_loop()
         for at in weather.strangers:
             self.timeline.later(at, self._stranger)
         for at in weather.robbed:
             self.timeline.later(at, self._rob)
+        for at in weather.restarts:
+            self.timeline.later(at, self._restart)
         for at, seconds in weather.sleeps:
             clock.call_at(at, self._sleep, seconds)  # the loop's time, for the world's goes on meanwhile
         self.timeline.later(self.rng.uniform(0, weather.calm_at), self.disk.back_up)
+
+    async def _live(self) -> None:
+        weather = self.weather
+        self._foresee()
         self._leave_behind()
         await self._start()
         await self._until(self.rng.uniform(0, 5))
@@ -182,7 +189,7 @@ class _Life:
         await self._all_at_rest()
         self.rested = self.people[0].phase
         await self._stays_quiet()
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.1:
             await self._idles_out()
         await self._all_ask("down")
         ends_by = self.timeline.now + ENDS_WITHIN
@@ -354,6 +361,11 @@ class _Life:
         machine = self.cloud.launch("theirs", tags, ours=False)
         machine.adoptable = bool(self.weather.adopts) and machine.cluster == self.people[0].identity
         self.cloud.launch("others", {"Name": "else"}, ours=False)
+
+    def _restart(self) -> None:
+        """Kill the service; `_until` starts it again."""
+        if self.process is not None and not self.process.dead and self.timeline.now < self.weather.calm_at:
+            self.process.kill("it is restarted")
 
     def _rob(self) -> None:
         """Somebody changes an alarm."""

@@ -177,6 +177,7 @@ def _contents() -> dict[tuple[str, str], object]:
         "partial", "quota_from", "refuses_aws_namespace", "forgets_tokens", "event_lost", "event_doubled", "event_late",
         "dies", "dies_pending", "stops", "protected", "interrupted", "bad_host", "drops", "strangers", "two_users", "adopts",
         "torn", "gpu", "typed", "experiment", "deaf", "dim", "alarm_fails", "robbed", "cpu_lost", "impostors",
+        "restarts",
     ],
 )  # fmt: skip
 def test_every_kind_of_fault_comes_about(kind: str) -> None:
