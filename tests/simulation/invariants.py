@@ -35,6 +35,7 @@ AWAY_FOR = 900.0
 """Seconds of undisturbed work after which an alarm fires only because the service let it."""
 
 DECISIONS_A_MINUTE = 240
+"""Decisions about one cluster, whose machines may all die while it boots, at most."""
 
 DECISIONS = frozenset({"ActionsBegan", "LaunchIntended", "LaunchAbandoned", "HostGivenUp", "PhaseChanged"})
 """The facts that a decision leads to."""
@@ -156,7 +157,7 @@ class Watch:
         self._times.append(at)
         while self._times[0] < at - 60.0:
             self._times.popleft()
-        if len(self._times) > DECISIONS_A_MINUTE:
+        if len(self._times) > DECISIONS_A_MINUTE * len(self.people):
             self._tell.violation(f"a busy loop: {len(self._times)} decisions in a minute")
         if identity not in self.cloud.lacks:
             for failure in (*world.launch_failures.values(), *world.failures.values()):
