@@ -14,7 +14,7 @@ import pytest
 from flambed import fleet as fleets
 from flambed import tasks
 from flambed.catalogue import CATALOGUE
-from flambed.journal import Journal, compaction
+from flambed.journal import Journal, JournalError, compaction
 from flambed.journal.compaction import WORTH_IT
 from flambed.log import configure
 from flambed.plan import decide
@@ -62,6 +62,31 @@ async def test_old_entries_of_the_journal_are_compacted_while_the_service_runs(
         assert await log.until("journal.compacted") == [{"clusters": 1}]
         await tasks.end(forgetting)
         assert len(list(journal.load())) < before
+
+
+async def test_a_compaction_that_fails_is_told_and_made_up_for_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for a moment costs nothing but that."""
+    compact, failures = Journal.compact, [JournalError(tmp_path, "cannot be written", "make room")]
+
+    async def full_once(journal: Journal, now: float) -> int:
+        if failures:
+            raise failures.pop()
+        return await compact(journal, now)
+
+    monkeypatch.setattr(Journal, "compact", full_once)
+    monkeypatch.setattr(fleets, "FORGET_EVERY", 0.01)
+    monkeypatch.setattr(compaction, "KEPT_MOST", WORTH_IT)
+    journal = Journal.open(tmp_path / "state" / "journal.sqlite", daemon_id=OURS)
+    journal.append("c1", life(2 * WORTH_IT))
+    await journal.close()
+    async with running_fleet(tmp_path, Cloud()) as (fleet, _, log):
+        forgetting = asyncio.create_task(fleet.run())
+        assert await log.until("journal.compacted") == [{"clusters": 1}]
+        await tasks.end(forgetting)
+        [failed] = log.of("journal.not_compacted")
+    assert "cannot be written: make room" in failed["message"]
 
 
 @pytest.mark.usefixtures("_logging_as_it_was")
