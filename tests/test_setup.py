@@ -315,13 +315,11 @@ async def test_a_cancelled_set_up_leaves_the_command_alone_and_no_connection(
 # --- a later description, and the keys ---------------------------------------------------------------------------
 
 
-async def test_a_host_is_informed_of_what_has_changed(host: SshHost, desk: Desk) -> None:
-    """The file is replaced, and the fact tells by which."""
-    await desk.set_up(work(host.target()))
-    connect = connect_when_up
+async def informed(desk: Desk, target: Target) -> None:
+    """Inform a host of another description, with the digest d2."""
     await inform(
         "i-1",
-        host.target(),
+        target,
         "{}",
         "d2",
         deadline=10,
@@ -329,8 +327,14 @@ async def test_a_host_is_informed_of_what_has_changed(host: SshHost, desk: Desk)
         emit=desk.facts.append,
         written=desk.written,
         now=desk.now,
-        connect=connect,
+        connect=connect_when_up,
     )
+
+
+async def test_a_host_is_informed_of_what_has_changed(host: SshHost, desk: Desk) -> None:
+    """The file is replaced, and the fact tells by which."""
+    await desk.set_up(work(host.target()))
+    await informed(desk, host.target())
     assert (host.home / ".flambed" / "cluster.json").read_text() == "{}"
     assert desk.facts[-1] == HostInformed(at=1004, instance="i-1", digest="d2")
 
@@ -339,18 +343,7 @@ async def test_a_host_that_cannot_be_informed_is_told(host: SshHost, desk: Desk)
     """And no fact claims that it was."""
     stranger = host.target(host_keys=(new_host_key()[1],))
     with pytest.raises(SshError) as caught:
-        await inform(
-            "i-1",
-            stranger,
-            "{}",
-            "d2",
-            deadline=10,
-            rekeyed=False,
-            emit=desk.facts.append,
-            written=desk.written,
-            now=desk.now,
-            connect=connect_when_up,
-        )
+        await informed(desk, stranger)
     assert caught.value.reason is Reason.HOST_KEY_CHANGED
     assert desk.facts == []
 

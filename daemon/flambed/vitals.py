@@ -48,10 +48,8 @@ class Vitals:
 
     def metrics(self) -> bytes:
         """Return the service's metrics in Prometheus' text format: counts, and no names."""
-        now, worlds = (
-            self._clock.now(),
-            [(m.world, m.rules) for m in self._fleet.directory if m.world.desired is not None],
-        )
+        now = self._clock.now()
+        worlds = [(m.world, m.rules) for m in self._fleet.directory if m.world.desired is not None]
         living = [one for world, _ in worlds for one in world.instances.values() if one.stage is not Stage.GONE]
         return metrics.render(
             metrics.Snapshot(
